@@ -1,0 +1,115 @@
+"""Adapters as small folders: what a task trained, without the backbone.
+
+`adapter_model.safetensors` holds the leaves that `params.TASK_PATTERNS` names;
+`adapter_config.json` says how they were made, and has a fingerprint of the
+backbone that they were trained on.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import state
+from coda_jax.t5.network import Transformer
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def backbone_fingerprint(params: params_lib.Params) -> str:
+  """A SHA-256 over the leaves that a task leaves frozen.
+
+  Taken of their bfloat16 values, so that a backbone stored in bfloat16 has the
+  same fingerprint as the float32 one that it was rounded from.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in sorted(params_lib.flatten(params).items()):
+    if not params_lib.is_trained(path, params_lib.TASK_PATTERNS):
+      digest.update(f"{path} {np.shape(leaf)}\n".encode())
+      digest.update(np.asarray(jnp.asarray(leaf, jnp.bfloat16)).tobytes())
+  return digest.hexdigest()
+
+
+def save_adapter(
+  path: str | os.PathLike[str], model: Transformer, params: params_lib.Params
+) -> None:
+  """Writes what a task trained: adapters, routers, LoRA factors and norms.
+
+  Args:
+    path: a folder, made if it is not there; an adapter in it is replaced.
+    model: the model that was trained; its config has `coda`.
+    params: its parameters, backbone included.
+
+  Raises:
+    ValueError: the model is a plain T5.
+  """
+  if model.config.coda is None:
+    raise ValueError(
+      "the model is a plain T5: T5Config.coda is None, so there is no adapter; "
+      "use checkpoints.state.save_model"
+    )
+  folder = pathlib.Path(path)
+  folder.mkdir(parents=True, exist_ok=True)
+  trained, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
+  state.write_leaves(folder / WEIGHTS_FILE, params_lib.flatten(trained))
+  state.write_json(
+    folder / CONFIG_FILE,
+    {
+      "format": state.FORMAT,
+      "peft_type": "CODA",
+      "coda": dataclasses.asdict(model.config.coda),
+      "backbone": backbone_fingerprint(params),
+    },
+  )
+
+
+def load_adapter(
+  path: str | os.PathLike[str], model: Transformer, params: params_lib.Params
+) -> tuple[Transformer, dict[str, Any]]:
+  """Puts an adapter on the backbone that it was trained on.
+
+  Args:
+    path: a folder that `save_adapter` wrote.
+    model: the backbone's model. A plain T5 takes the adapter's `CodaConfig`;
+      a model that has one keeps it, so that r may be another than in training.
+    params: the backbone's parameters; adapter leaves in them are replaced.
+
+  Returns:
+    (model, params) with the adapter.
+
+  Raises:
+    FileNotFoundError: a file of the folder is missing.
+    ValueError: another backbone, or leaves that do not fit the model.
+  """
+  folder = pathlib.Path(path)
+  if not (folder / CONFIG_FILE).exists():
+    raise FileNotFoundError(
+      f"{folder / CONFIG_FILE} is not there; expected an adapter folder, with "
+      f"{CONFIG_FILE} and {WEIGHTS_FILE}"
+    )
+  fields = json.loads((folder / CONFIG_FILE).read_text())
+  found = backbone_fingerprint(params)
+  if fields["backbone"] != found:
+    raise ValueError(
+      f"{folder} was trained on another backbone: fingerprint "
+      f"{fields['backbone'][:12]}..., this one's is {found[:12]}...; load the "
+      "pretrained model that it was trained on"
+    )
+  if model.config.coda is None:
+    coda = state.coda_from_dict(fields["coda"])
+    model = Transformer(dataclasses.replace(model.config, coda=coda))
+  leaves = state.read_leaves(folder / WEIGHTS_FILE)
+  expected = params_lib.flatten(state.abstract_params(model))
+  wanted, _ = params_lib.split(
+    params_lib.unflatten(expected), params_lib.TASK_PATTERNS
+  )
+  state.check_leaves(leaves, params_lib.flatten(wanted), str(folder))
+  merged = {**params_lib.flatten(params), **leaves}
+  return model, params_lib.unflatten({name: merged[name] for name in expected})

@@ -1,0 +1,47 @@
+"""`load_pretrained`: a model and its parameters from a checkpoint folder."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from coda_jax.checkpoints import state
+from coda_jax.nn.config import CodaConfig
+from coda_jax.t5.network import Transformer
+
+
+def load_pretrained(
+  path: str | os.PathLike[str],
+  *,
+  coda: CodaConfig | None = None,
+  dtype: Any = "float32",
+  param_dtype: Any = "float32",
+) -> tuple[Transformer, dict[str, Any]]:
+  """Reads a checkpoint, and makes it conditional if asked to.
+
+  Args:
+    path: a folder written by coda_jax, or "tiny_dense" or "tiny_coda", which
+      come with the package.
+    coda: turns the checkpoint into a CoDA model: adapters and routers that the
+      file does not have are initialised, the backbone is the file's. None takes
+      the model as it is in the file.
+    dtype: of the computation, float32 or bfloat16.
+    param_dtype: of the returned parameters.
+
+  Returns:
+    (model, params): a `Transformer` and a nested dict of arrays.
+
+  Raises:
+    FileNotFoundError: no such checkpoint.
+    ValueError: another format, or leaves that do not fit, all named.
+  """
+  config, params = state.load_model(path, param_dtype=param_dtype)
+  config = dataclasses.replace(
+    config, dtype=dtype, coda=config.coda if coda is None else coda
+  )
+  model = Transformer(config)
+  fresh = state.init_params(model, jax.random.key(0))
+  fresh = jax.tree.map(lambda x: x.astype(jnp.dtype(param_dtype)), fresh)
+  return model, state.initialise_from(fresh, params, str(path))

@@ -1,0 +1,230 @@
+"""The command line of the gin-configured entry points.
+
+Only this module and the entry points know gin; bad input ends here, as one
+message on stderr and an exit code that is not 0.
+"""
+
+import argparse
+import contextlib
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from absl import logging
+
+from coda_jax import params
+
+# Before tensorflow and its friends are imported: what they log is of no use to
+# a user, and hides what is.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+logging.set_verbosity(logging.ERROR)
+
+# What gin files can name as %params.TASK_PATTERNS, %assets.tiny_dense...
+gin.constant("params.ALL_PATTERNS", params.ALL_PATTERNS)
+gin.constant("params.TASK_PATTERNS", params.TASK_PATTERNS)
+for _model in ("tiny_dense", "tiny_coda"):
+  gin.constant(
+    f"assets.{_model}", str(Path(__file__).parent / "assets" / _model)
+  )
+
+_INPUT_ERRORS = (
+  ValueError,
+  TypeError,
+  NameError,
+  AttributeError,
+  ImportError,
+  OSError,
+  SyntaxError,
+  RuntimeError,
+)
+
+
+def run(
+  function: Callable[..., Any],
+  program: str,
+  description: str | None,
+  argv: Sequence[str] | None = None,
+) -> int:
+  """Calls `function` with the bindings that the command line gives it.
+
+  Args:
+    function: a plain function; gin files bind it by its module's name.
+    program: how it is called, for the usage message.
+    description: for the usage message.
+    argv: the arguments; None takes the process's.
+
+  Returns:
+    The exit code: 0, or 1 for a loss that is not finite, or 2 for bad input.
+  """
+  try:
+    configure(argv, program, description)
+    configured(function)()
+  except FloatingPointError as error:
+    return _fail(error, program, 1)
+  except _INPUT_ERRORS as error:
+    return _fail(error, program, 2)
+  return 0
+
+
+def configure(
+  argv: Sequence[str] | None, program: str, description: str | None
+) -> None:
+  """Parses the command line, its gin files and its bindings, in this order.
+
+  Raises:
+    SystemExit: the command line itself is wrong (argparse).
+    OSError, ValueError: as `parse_gin`.
+  """
+  parser = argparse.ArgumentParser(
+    prog=program,
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="--gin.NAME=VALUE binds a macro or a parameter, after the files.",
+  )
+  parser.add_argument("--gin_file", action="append", default=[], metavar="F")
+  parser.add_argument(
+    "--gin_search_paths", default="", metavar="A,B", help="searched first"
+  )
+  args, rest = parser.parse_known_args(argv)
+  bindings = []
+  for argument in rest:
+    match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
+    if match is None:
+      parser.error(f"{argument!r} is neither an option nor --gin.NAME=VALUE")
+    bindings.append((match[1].strip(), quote(match[2])))
+  if not args.gin_file:
+    parser.error("--gin_file is required: --gin_file=experiments/NAME.gin")
+  paths = [path for path in args.gin_search_paths.split(",") if path]
+  parse_gin(args.gin_file, bindings, search_paths=paths)
+
+
+def parse_gin(
+  files: Sequence[str],
+  bindings: Sequence[tuple[str, str]] = (),
+  *,
+  search_paths: Sequence[str] = (),
+) -> None:
+  """Clears gin's configuration and parses files, then bindings.
+
+  Args:
+    files: paths relative to the search paths: those given, the current folder,
+      and the configurations that come with this package.
+    bindings: (name, value as gin writes it).
+    search_paths: further folders, searched first.
+
+  Raises:
+    OSError: a file is not there.
+    ValueError: a name that nothing defines or uses, or a macro without a value.
+  """
+  gin.clear_config()
+  # gin can only append to its search path, and would keep that of the last
+  # call; and beside files it tries packages, logging each miss as an error.
+  gin.config._LOCATION_PREFIXES[:] = [*search_paths, "", str(configs_dir())]
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+  with _quiet_imports():
+    for file in files:
+      gin.parse_config_file(file)
+  for name, value in bindings:
+    try:
+      gin.parse_config(f"{name} = {value}")
+    except SyntaxError as error:
+      raise ValueError(
+        f"--gin.{name}={value}: not a value that gin can read; expected a "
+        "number, a word, a quoted string, a Python literal, %MACRO or "
+        "@function()"
+      ) from error
+  check_macros([name for name, _ in bindings])
+  gin.finalize()
+
+
+def configs_dir() -> Path:
+  """The folder of gin files: in the wheel, or in the checkout."""
+  package = Path(__file__).parent
+  installed = package / "configs"
+  return installed if installed.is_dir() else package.parent / "configs"
+
+
+@contextlib.contextmanager
+def _quiet_imports() -> Iterator[None]:
+  """Drops stderr, where tensorflow reports its build while it is imported.
+
+  No setting of tensorflow's stops that. What goes wrong is raised all the same.
+  """
+  saved = os.dup(2)
+  with open(os.devnull, "wb") as null:
+    os.dup2(null.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(saved, 2)
+    os.close(saved)
+
+
+def quote(value: str) -> str:
+  """Quotes a bare word or path, so that the shell's quotes are enough.
+
+  `--gin.MODEL_DIR=runs/tiny` is then as good as
+  `--gin.MODEL_DIR="'runs/tiny'"`. No other value of gin's begins like that.
+  """
+  word = re.fullmatch(r"[A-Za-z/~][^'\"\n]*|\.{1,2}/[^'\"\n]*", value)
+  if word and value not in ("True", "False", "None"):
+    return repr(value)
+  return value
+
+
+def check_macros(given: Sequence[str]) -> None:
+  """Refuses macros that are used but not set, or set but not used.
+
+  Args:
+    given: names bound on the command line.
+
+  Raises:
+    ValueError: naming them.
+  """
+  # Without strings, where a % would be no macro.
+  text = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", gin.config_str())
+  used = set(re.findall(r"%([A-Za-z_]\w*)(?![\w.])", text))
+  bound = set(re.findall(r"^(\w+) = (?!%gin\.REQUIRED)", text, re.MULTILINE))
+  if missing := sorted(used - bound):
+    flags = " ".join(f"--gin.{name}=..." for name in missing)
+    raise ValueError(
+      f"required macros are not set: {', '.join(missing)}; add {flags}, or the "
+      "gin file that sets them (see the header of the run's gin file)"
+    )
+  for name in given:
+    if "." not in name and name not in used:
+      close = difflib.get_close_matches(name, used, n=1)
+      hint = f"did you mean {close[0]}?" if close else f"known: {sorted(used)}"
+      raise ValueError(f"no gin file uses the macro {name}; {hint}")
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The function with gin's bindings."""
+  try:
+    return gin.get_configurable(function)
+  except (ValueError, KeyError) as error:
+    name = f"{function.__module__}.{function.__qualname__}"
+    raise ValueError(
+      f"the gin files bind no parameter of {name}; add one of "
+      "runs/{pretrain,coda_pretrain,finetune}.gin"
+    ) from error
+
+
+def _fail(error: BaseException, program: str, code: int) -> int:
+  """Reports an error on stderr in one message."""
+  if os.environ.get("CODA_JAX_TRACEBACK"):
+    raise error
+  # gin adds where it was calling from; the first lines say what is wrong.
+  message = re.split(r"\n\s*In call to configurable", str(error))[0].strip()
+  kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+  print(
+    f"{program}: {kind}{message}\n"
+    "(CODA_JAX_TRACEBACK=1 in the environment shows where)",
+    file=sys.stderr,
+  )
+  return code

@@ -1,0 +1,215 @@
+"""Span corruption, the pretraining task of T5.
+
+Source: Raffel et al. 2020, arXiv:1910.10683, section 3.1.4 and figure 2.
+Spans of a token sequence are cut out of the input, each marked by a sentinel;
+the target lists the sentinels, each followed by what was cut out:
+
+  tokens   thank you for inviting me to your party last week
+  inputs   thank you <X> me to your party <Y> week </s>
+  targets  <X> for inviting <Y> last </s>
+"""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+from coda_jax.data import vocabularies
+
+NOISE_DENSITY = 0.15
+MEAN_SPAN_LENGTH = 3.0
+
+
+def noise_counts(
+  num_tokens: int,
+  noise_density: float = NOISE_DENSITY,
+  mean_span_length: float = MEAN_SPAN_LENGTH,
+) -> tuple[int, int]:
+  """Returns (noise tokens, noise spans) of a segment of `num_tokens`."""
+  noise = min(max(round(num_tokens * noise_density), 1), num_tokens - 1)
+  spans = max(round(noise / mean_span_length), 1)
+  return noise, min(spans, noise, num_tokens - noise)
+
+
+def corrupted_lengths(
+  num_tokens: int,
+  noise_density: float = NOISE_DENSITY,
+  mean_span_length: float = MEAN_SPAN_LENGTH,
+) -> tuple[int, int]:
+  """Returns the (inputs, targets) lengths of a segment, EOS included."""
+  noise, spans = noise_counts(num_tokens, noise_density, mean_span_length)
+  return num_tokens - noise + spans + 1, noise + spans + 1
+
+
+def segment_length(
+  inputs_length: int,
+  targets_length: int,
+  noise_density: float = NOISE_DENSITY,
+  mean_span_length: float = MEAN_SPAN_LENGTH,
+) -> int:
+  """Returns how many raw tokens fill exactly `inputs_length` when corrupted.
+
+  Raises:
+    ValueError: if the targets do not fit in `targets_length`, or if
+      `inputs_length` is too short to corrupt anything.
+  """
+  if not 0 < noise_density < 1 or mean_span_length < 1:
+    raise ValueError(
+      f"noise_density={noise_density} must lie between 0 and 1, and"
+      f" mean_span_length={mean_span_length} be at least 1."
+    )
+  settings = (noise_density, mean_span_length)
+  if inputs_length < corrupted_lengths(2, *settings)[0]:
+    raise ValueError(
+      f"An inputs length of {inputs_length} is too short for span corruption:"
+      " set TASK_FEATURE_LENGTHS['inputs'] to 16 or more."
+    )
+  # One more raw token adds one to the inputs, or one to the noise.
+  num_tokens = 2
+  while corrupted_lengths(num_tokens + 1, *settings)[0] <= inputs_length:
+    num_tokens += 1
+  needed = corrupted_lengths(num_tokens, *settings)[1]
+  if needed > targets_length:
+    raise ValueError(
+      f"Span corruption of inputs of length {inputs_length} makes targets of"
+      f" length {needed}, more than the {targets_length} that are allowed: set"
+      f" TASK_FEATURE_LENGTHS['targets'] to {needed} or more."
+    )
+  return num_tokens
+
+
+def split_stream(dataset: tf.data.Dataset, num_tokens: int) -> tf.data.Dataset:
+  """Joins documents end to end and cuts the stream into equal segments.
+
+  Args:
+    dataset: int32 `[n]` tokens of a document, n varies.
+    num_tokens: length of a segment.
+
+  Returns:
+    A dataset of int32 `[num_tokens]`. What is left at the end is dropped.
+  """
+
+  def cut(rest, document):
+    stream = tf.concat([rest, document], axis=0)
+    whole = tf.size(stream) // num_tokens * num_tokens
+    return stream[whole:], tf.reshape(stream[:whole], [-1, num_tokens])
+
+  dataset = dataset.scan(tf.zeros([0], tf.int32), cut)
+  return dataset.unbatch()
+
+
+def random_lengths(total: int, parts: int, seed: tf.Tensor) -> tf.Tensor:
+  """Cuts `total` into `parts` positive lengths, all ways equally likely.
+
+  Returns:
+    int32 `[parts]` with sum `total`.
+  """
+  order = tf.argsort(tf.random.stateless_uniform([total - 1], seed))
+  cuts = tf.sort(order[: parts - 1]) + 1
+  bounds = tf.concat([[0], cuts, [total]], axis=0)
+  return bounds[1:] - bounds[:-1]
+
+
+def corrupt_spans(
+  tokens: tf.Tensor,
+  seed: tf.Tensor,
+  *,
+  num_tokens: int,
+  vocabulary: seqio.Vocabulary,
+  noise_density: float = NOISE_DENSITY,
+  mean_span_length: float = MEAN_SPAN_LENGTH,
+) -> dict[str, tf.Tensor]:
+  """Returns the corrupted `inputs` and `targets` of one segment.
+
+  Kept and cut spans alternate, a kept one first. The sentinels count down from
+  the vocabulary's last id.
+
+  Args:
+    tokens: int32 `[num_tokens]`.
+    seed: int `[2]`; the result is a function of `tokens` and `seed` only.
+    num_tokens: the static length of `tokens`.
+    vocabulary: gives the sentinels and EOS.
+    noise_density: share of the tokens that is cut out.
+    mean_span_length: mean length of a span that is cut out.
+
+  Returns:
+    int32 `inputs` and `targets` of `corrupted_lengths(num_tokens, ...)`.
+  """
+  noise, spans = noise_counts(num_tokens, noise_density, mean_span_length)
+  seeds = tf.random.experimental.stateless_split(seed, 2)
+  kept_lengths = random_lengths(num_tokens - noise, spans, seeds[0])
+  noise_lengths = random_lengths(noise, spans, seeds[1])
+  alternating = tf.reshape(tf.stack([kept_lengths, noise_lengths], 1), [-1])
+  pieces = tf.RaggedTensor.from_row_lengths(tokens, alternating, validate=False)
+  last_id = vocabulary.vocab_size - 1
+  sentinels = tf.range(last_id, last_id - spans, -1, dtype=tf.int32)[:, None]
+  eos = tf.constant([vocabulary.eos_id], tf.int32)
+  inputs = tf.concat([pieces[0::2], sentinels], axis=1).flat_values
+  targets = tf.concat([sentinels, pieces[1::2]], axis=1).flat_values
+  inputs_length, targets_length = corrupted_lengths(
+    num_tokens, noise_density, mean_span_length
+  )
+  return {
+    "inputs": tf.ensure_shape(tf.concat([inputs, eos], 0), [inputs_length]),
+    "targets": tf.ensure_shape(tf.concat([targets, eos], 0), [targets_length]),
+  }
+
+
+def span_corruption(
+  dataset: tf.data.Dataset,
+  sequence_length: Mapping[str, int],
+  output_features: Mapping[str, seqio.Feature],
+  *,
+  noise_density: float = NOISE_DENSITY,
+  mean_span_length: float = MEAN_SPAN_LENGTH,
+) -> tf.data.Dataset:
+  """A seqio preprocessor: texts in, corrupted segments out.
+
+  Args:
+    dataset: scalar strings, a document each.
+    sequence_length: lengths of `inputs`, filled exactly, and of `targets`.
+    output_features: the vocabulary is that of `targets`.
+    noise_density: share of the tokens that is cut out.
+    mean_span_length: mean length of a span that is cut out.
+
+  Returns:
+    A dataset of `inputs` and `targets`, int32, EOS at the end of both.
+
+  Raises:
+    ValueError: if the lengths are missing or do not fit, or if the vocabulary
+      has too few sentinels.
+  """
+  if not {"inputs", "targets"} <= set(sequence_length or {}):
+    raise ValueError(
+      "Span corruption needs the lengths of 'inputs' and 'targets', got"
+      f" {sequence_length}: set TASK_FEATURE_LENGTHS."
+    )
+  vocabulary = output_features["targets"].vocabulary
+  settings = {
+    "noise_density": noise_density,
+    "mean_span_length": mean_span_length,
+  }
+  num_tokens = segment_length(
+    sequence_length["inputs"], sequence_length["targets"], **settings
+  )
+  _, spans = noise_counts(num_tokens, **settings)
+  available = vocabularies.num_sentinels(vocabulary)
+  if spans > available:
+    raise ValueError(
+      f"Inputs of length {sequence_length['inputs']} hold {spans} spans, the"
+      f" vocabulary has {available} sentinels: shorten the inputs or set a"
+      " greater mean_span_length."
+    )
+
+  @seqio.map_over_dataset(num_seeds=1)
+  def corrupt(tokens, seed):
+    return corrupt_spans(
+      tokens,
+      seed,
+      num_tokens=num_tokens,
+      vocabulary=vocabulary,
+      **settings,
+    )
+
+  dataset = dataset.map(vocabulary.encode_tf, tf.data.AUTOTUNE)
+  return corrupt(split_stream(dataset, num_tokens))

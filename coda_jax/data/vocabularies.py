@@ -1,0 +1,44 @@
+"""Vocabularies by name or by path."""
+
+import functools
+import importlib.resources
+import os
+
+import seqio
+
+# ByT5 has no ids of its own for sentinels, it reuses its last 100.
+DEFAULT_SENTINELS = 100
+
+
+@functools.lru_cache
+def load(
+  vocabulary: str = "tiny", *, extra_ids: int = DEFAULT_SENTINELS
+) -> seqio.Vocabulary:
+  """Returns a seqio vocabulary.
+
+  Args:
+    vocabulary: "tiny", the one of the embedded models (3996 pieces); "byt5",
+      bytes; or the path of a SentencePiece model, such as T5's spiece.model.
+    extra_ids: sentinels to add behind the pieces, T5's 100. Bytes take none.
+
+  Raises:
+    FileNotFoundError: if `vocabulary` is neither a name nor a file.
+  """
+  if vocabulary == "byt5":
+    return seqio.ByteVocabulary()
+  if vocabulary == "tiny":
+    assets = importlib.resources.files("coda_jax") / "assets"
+    return seqio.SentencePieceVocabulary(
+      str(assets / "vocabulary" / "tiny.model"), extra_ids=extra_ids
+    )
+  if not os.path.isfile(vocabulary):
+    raise FileNotFoundError(
+      f"No vocabulary {vocabulary!r}: expected 'tiny', 'byt5' or the path of a"
+      " SentencePiece model (spiece.model)."
+    )
+  return seqio.SentencePieceVocabulary(vocabulary, extra_ids=extra_ids)
+
+
+def num_sentinels(vocabulary: seqio.Vocabulary) -> int:
+  """Returns how many sentinels there are, counted down from the last id."""
+  return vocabulary.extra_ids or DEFAULT_SENTINELS

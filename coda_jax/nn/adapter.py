@@ -1,0 +1,110 @@
+"""Light modules beside the frozen ones: bottleneck adapter and LoRA.
+
+Each computes its delta only; the layer that owns it does the addition.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import partitioning
+from jax import Array
+from jax.typing import DTypeLike
+
+from coda_jax.nn import config
+
+_fan_in_init = nn.initializers.variance_scaling(
+  1.0, "fan_in", "truncated_normal"
+)
+
+
+class Factor(nn.Module):
+  """One matrix of a low-rank pair, without bias.
+
+  Attributes:
+    features: size of the output.
+    kernel_init: initializer of the `kernel`, [inputs, features].
+    kernel_axes: its logical axes.
+    dtype: dtype of the computation; parameters are float32.
+  """
+
+  features: int
+  kernel_init: nn.initializers.Initializer
+  kernel_axes: tuple[str, str]
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = partitioning.param_with_axes(
+      "kernel",
+      self.kernel_init,
+      (x.shape[-1], self.features),
+      jnp.float32,
+      axes=self.kernel_axes,
+    )
+    return x.astype(self.dtype) @ kernel.astype(self.dtype)
+
+
+class Adapter(nn.Module):
+  """Parallel bottleneck adapter: up(relu(down(x))).
+
+  `up` starts at zero, so that a fresh adapter changes nothing. No biases, as
+  everywhere in T5.
+
+  Attributes:
+    bottleneck_dim: inner width.
+    dtype: dtype of the computation; parameters are float32.
+  """
+
+  bottleneck_dim: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[..., length, emb_dim] normalised tokens -> their delta, same shape."""
+    hidden = Factor(
+      self.bottleneck_dim,
+      _fan_in_init,
+      ("embed", "mlp"),
+      self.dtype,
+      name="down",
+    )(x)
+    return Factor(
+      x.shape[-1],
+      nn.initializers.zeros,
+      ("mlp", "embed"),
+      self.dtype,
+      name="up",
+    )(jax.nn.relu(hidden))
+
+
+class Lora(nn.Module):
+  """Low-rank delta of one projection: (alpha / rank) b(a(x)), b zero at first.
+
+  Attributes:
+    config: rank and scale.
+    features: output size of the projection.
+    kernel_axes: logical axes of the projection's own kernel.
+    dtype: dtype of the computation; parameters are float32.
+  """
+
+  config: config.LoraConfig
+  features: int
+  kernel_axes: tuple[str, str]
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[..., inputs] -> [..., features]."""
+    # The rank has no logical axis of its own: it is too small to be sharded.
+    inputs_axis, features_axis = self.kernel_axes
+    hidden = Factor(
+      self.config.rank, _fan_in_init, (inputs_axis, None), self.dtype, name="a"
+    )(x)
+    delta = Factor(
+      self.features,
+      nn.initializers.zeros,
+      (None, features_axis),
+      self.dtype,
+      name="b",
+    )(hidden)
+    return delta * (self.config.alpha / self.config.rank)

@@ -1,0 +1,230 @@
+"""Multi-head attention in T5's way: no scaling, relative position bias."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import partitioning
+from jax import Array
+from jax.typing import DTypeLike
+
+from coda_jax.nn import config, layers
+
+# Finite, so that a row that may attend to nothing gets some average, not NaN.
+_MASKED = -1e10
+
+
+def bias_from_table(
+  table: Array, query_positions: Array, key_positions: Array
+) -> Array:
+  """Looks up the relative position bias of queries and keys anywhere.
+
+  Args:
+    table: [num_heads, 2 * length - 1], of `layers.RelativePositionBiases`.
+    query_positions: integers [batch or 1, q] in [0, length).
+    key_positions: integers [batch or 1, k] in [0, length).
+
+  Returns:
+    [batch or 1, num_heads, q, k], the dtype of `table`.
+  """
+  distance = key_positions[:, None, :] - query_positions[:, :, None]
+  column = distance + table.shape[1] // 2
+  bias = table.at[:, column].get(mode="promise_in_bounds")
+  return jnp.moveaxis(bias, 0, 1)
+
+
+def dot_product_attention(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None = None,
+  bias: Array | None = None,
+  dropout: nn.Dropout | None = None,
+  deterministic: bool = True,
+) -> Array:
+  """softmax(query key^T + bias) value, unscaled; the softmax in float32.
+
+  Args:
+    query: [batch, q, heads, head_dim].
+    key: [batch, k, heads, head_dim].
+    value: [batch, k, heads, head_dim].
+    mask: bool, broadcasts against [batch, heads, q, k]; True may be attended.
+    bias: broadcasts against [batch, heads, q, k].
+    dropout: applied to the attention weights.
+    deterministic: turns dropout off.
+
+  Returns:
+    [batch, q, heads, head_dim], the dtype of `value`.
+  """
+  # Heads before length: what matrix products are laid out for.
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  logits = jnp.einsum(
+    "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
+  )
+  if bias is not None:
+    logits += bias.astype(jnp.float32)
+  if mask is not None:
+    logits = jnp.where(mask, logits, _MASKED)
+  # Softmax whose division waits until after the sum over the keys, where it
+  # is of [q, head_dim] instead of [q, k] numbers.
+  peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+  weights = jnp.exp(logits - peak)
+  total = weights.sum(axis=-1, keepdims=True)
+  if dropout is not None:
+    weights = dropout(weights, deterministic=deterministic)
+  x = jnp.einsum(
+    "bhqk,bhkd->bhqd",
+    weights.astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
+  )
+  return jnp.swapaxes((x / total).astype(value.dtype), 1, 2)
+
+
+class MultiHeadDotProductAttention(nn.Module):
+  """Attention with query, key, value and out projections and a decode cache.
+
+  Attributes:
+    num_heads: number of heads.
+    head_dim: size of each.
+    dropout_rate: dropout of the attention weights, broadcast over queries.
+    lora: see `layers.DenseGeneral`.
+    dtype: dtype of the computation; logits and softmax are float32.
+  """
+
+  num_heads: int
+  head_dim: int
+  dropout_rate: float = 0.0
+  lora: config.LoraConfig | None = None
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs_q: Array,
+    inputs_kv: Array,
+    mask: Array | None = None,
+    *,
+    bias_table: Array | None = None,
+    query_positions: Array | None = None,
+    key_positions: Array | None = None,
+    decode: bool = False,
+    keep_kv: bool = False,
+    deterministic: bool = True,
+  ) -> Array:
+    """Attends from `inputs_q` to `inputs_kv`.
+
+    Args:
+      inputs_q: [batch, q, emb_dim].
+      inputs_kv: [batch, k, emb_dim].
+      mask: bool, broadcasts against [batch, heads, q, k].
+      bias_table: relative position bias, see `bias_from_table`.
+      query_positions: [batch or 1, q]; by default 0, 1, 2, ...
+      key_positions: [batch or 1, k]; likewise.
+      decode: keep keys and values in the "cache" collection. The first call,
+        at full length, makes the cache; each later one brings one token.
+      keep_kv: put keys and values into the "encoded_kv" collection if it is
+        mutable, and take them from there once they are in it. The batch of
+        `inputs_q` may then be a multiple of theirs: rows that share keys,
+        such as the beams of one input, follow each other.
+      deterministic: turns dropout off.
+
+    Returns:
+      [batch, q, emb_dim].
+    """
+    project = functools.partial(
+      layers.DenseGeneral,
+      self.num_heads * self.head_dim,
+      ("embed", "joined_kv"),
+      lora=self.lora,
+      dtype=self.dtype,
+    )
+    # T5 does not scale the logits: 1 / sqrt(head_dim) is in the initializer.
+    query_init = nn.initializers.variance_scaling(
+      1.0 / self.head_dim, "fan_in", "normal"
+    )
+    attention_init = layers.attention_init
+    query = project(kernel_init=query_init, name="query")(inputs_q)
+    query = self._split_heads(query)
+    if keep_kv and self.has_variable("encoded_kv", "encoded_key"):
+      key = self.get_variable("encoded_kv", "encoded_key")
+      value = self.get_variable("encoded_kv", "encoded_value")
+    else:
+      key = project(kernel_init=attention_init, name="key")(inputs_kv)
+      value = project(kernel_init=attention_init, name="value")(inputs_kv)
+      key, value = self._split_heads(key), self._split_heads(value)
+    if keep_kv:
+      # [batch * beams, q, ...] -> [batch, beams * q, ...]
+      query = query.reshape(key.shape[0], -1, *query.shape[2:])
+      mutable = self.is_mutable_collection("encoded_kv")
+      if mutable and not self.is_initializing():
+        self.put_variable("encoded_kv", "encoded_key", key)
+        self.put_variable("encoded_kv", "encoded_value", value)
+
+    if decode and self.has_variable("cache", "cached_key"):
+      key, value, query_positions = self._append_to_cache(key, value)
+      visible = jnp.arange(key.shape[1])[None, :] <= query_positions
+      visible = visible[:, None, None, :]
+      mask = visible if mask is None else mask & visible
+    elif decode:
+      self._make_cache(key, value)
+
+    bias = None
+    if bias_table is not None:
+      if query_positions is None:
+        query_positions = jnp.arange(query.shape[1])[None, :]
+      if key_positions is None:
+        key_positions = jnp.arange(key.shape[1])[None, :]
+      bias = bias_from_table(bias_table, query_positions, key_positions)
+
+    x = dot_product_attention(
+      query,
+      key,
+      value,
+      mask,
+      bias,
+      nn.Dropout(self.dropout_rate, broadcast_dims=(-2,)),
+      deterministic,
+    )
+    # [batch, q, heads, head_dim] -> [batch, q, emb_dim]
+    return layers.DenseGeneral(
+      inputs_q.shape[-1],
+      ("joined_kv", "embed"),
+      attention_init,
+      lora=self.lora,
+      dtype=self.dtype,
+      name="out",
+    )(x.reshape(*inputs_q.shape[:-1], -1))
+
+  def _split_heads(self, x: Array) -> Array:
+    x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+    return partitioning.with_sharding_constraint(
+      x, ("batch", "length", "heads", "kv")
+    )
+
+  def _make_cache(self, key: Array, value: Array) -> None:
+    self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype)
+    self.variable("cache", "cached_value", jnp.zeros, value.shape, value.dtype)
+    self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+
+  def _append_to_cache(
+    self, key: Array, value: Array
+  ) -> tuple[Array, Array, Array]:
+    """Writes one position; returns all keys and values, and its position."""
+    if key.shape[1] != 1:
+      raise ValueError(
+        f"decoding brings one token a step, got {key.shape[1]}; make a new "
+        "cache for a new sequence"
+      )
+    cached_key = self.variable("cache", "cached_key", lambda: None)
+    cached_value = self.variable("cache", "cached_value", lambda: None)
+    cache_index = self.variable("cache", "cache_index", lambda: None)
+    index = cache_index.value
+    # [batch, length, heads, head_dim]
+    for cached, new in ((cached_key, key), (cached_value, value)):
+      cached.value = jax.lax.dynamic_update_slice_in_dim(
+        cached.value, new, index, axis=1
+      )
+    cache_index.value = index + 1
+    return cached_key.value, cached_value.value, jnp.full((1, 1), index)

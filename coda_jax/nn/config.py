@@ -1,0 +1,119 @@
+"""What CoDA adds to a backbone, as plain frozen dataclasses."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+ATTENTIONS = ("k_to_k", "k_to_all")
+ROUTERS = ("soft_top_k", "sigmoid", "truncation", "random")
+DISPATCHES = ("auto", "gather", "one_hot")
+
+
+def compute_dtype(dtype: Any) -> jnp.dtype:
+  """Returns the dtype to compute in, refusing what would overflow.
+
+  Raises:
+    ValueError: `dtype` is float16 or no floating-point type.
+  """
+  dtype = jnp.dtype(dtype)
+  if dtype == jnp.float16:
+    raise ValueError(
+      "dtype float16 is refused: T5's activations exceed its largest value, "
+      "65504, and turn into NaN; use bfloat16 or float32"
+    )
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f"dtype {dtype} is not floating-point; use bfloat16 or float32"
+    )
+  return dtype
+
+
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise ValueError(f"{field}={value!r}; expected one of {choices}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Low-rank adaptation of chosen projections (Hu et al., 2106.09685).
+
+  Attributes:
+    rank: inner dimension of the two factors.
+    alpha: the delta is scaled by alpha / rank.
+    targets: names of the projections that get one: query, key, value, out, wi,
+      wi_0, wi_1, wo.
+  """
+
+  rank: int = 4
+  alpha: float = 4.0
+  targets: tuple[str, ...] = ("query", "value")
+
+  def __post_init__(self):
+    object.__setattr__(self, "targets", tuple(self.targets))
+    if self.rank < 1:
+      raise ValueError(f"LoraConfig.rank={self.rank}; expected 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class CodaConfig:
+  """What is added to a pretrained model, and how its tokens are routed.
+
+  Attributes:
+    reduction: r; each routed layer processes ceil(length / r) tokens of a
+      sequence. 1 keeps the layer dense, beside its adapter: the parallel
+      adapter baseline.
+    layer_reductions: (layer, r) pairs that override `reduction`.
+    attention: "k_to_k" (routed tokens attend to routed tokens) or "k_to_all"
+      (to every token).
+    router: "soft_top_k", or one of the paper's alternatives, "sigmoid" and
+      "truncation", or the baseline "random".
+    epsilon: temperature of soft top-k.
+    soft_top_k_method: "exact", the closed form, or "iterative", the paper's.
+    bottleneck_dim: inner width of the adapters in encoder and decoder; 0 for
+      no adapter.
+    lora: low-rank factors on the backbone's projections, or None.
+    dispatch: "gather", "one_hot", or "auto", the faster one of the platform.
+  """
+
+  reduction: float = 3.0
+  layer_reductions: tuple[tuple[int, float], ...] = ()
+  attention: str = "k_to_k"
+  router: str = "soft_top_k"
+  epsilon: float = 0.03
+  soft_top_k_method: str = "exact"
+  bottleneck_dim: int = 64
+  lora: LoraConfig | None = None
+  dispatch: str = "auto"
+
+  def __post_init__(self):
+    pairs = tuple((int(i), float(r)) for i, r in self.layer_reductions)
+    object.__setattr__(self, "layer_reductions", pairs)
+    for where, r in [
+      ("reduction", self.reduction),
+      *((f"layer_reductions of layer {i}", r) for i, r in pairs),
+    ]:
+      if not r >= 1:
+        raise ValueError(
+          f"CodaConfig.{where} is {r}; expected 1 (dense) or more, since a "
+          "layer processes length / r tokens"
+        )
+    if not self.epsilon > 0:
+      raise ValueError(f"CodaConfig.epsilon={self.epsilon}; expected above 0")
+    if self.bottleneck_dim < 0:
+      raise ValueError(
+        f"CodaConfig.bottleneck_dim={self.bottleneck_dim}; expected 0 (no "
+        "adapter) or more"
+      )
+    _check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
+    _check_choice("CodaConfig.router", self.router, ROUTERS)
+    _check_choice(
+      "CodaConfig.soft_top_k_method",
+      self.soft_top_k_method,
+      ("exact", "iterative"),
+    )
+    _check_choice("CodaConfig.dispatch", self.dispatch, DISPATCHES)
+
+  def layer_reduction(self, layer: int) -> float:
+    """The reduction factor r of the encoder's layer number `layer`."""
+    return dict(self.layer_reductions).get(layer, float(self.reduction))

@@ -1,0 +1,314 @@
+"""Soft top-k: weights in [0, 1] that sum to k and follow the scores.
+
+Over one axis of n scores s, soft top-k is the solution of
+
+  max_w  s . w + epsilon * H(w)   subject to  sum w = k,  0 <= w <= 1,
+
+where H is the entropy. It has a closed form: with the scores sorted downwards
+there is a number m of saturated scores, whose weight is 1, and the others share
+what is left of the budget as a softmax does,
+
+  w_i = 1 for i <= m,   w_i = (k - m) softmax(s[m+1:] / epsilon)_i for i > m,
+
+with m the smallest number for which no w_i is over 1. `docs/soft_top_k.md` has
+the derivation. Source: CoDA (arXiv 2304.04947), whose operator is that of
+AligneR (arXiv 2211.01267); the closed form is ours.
+
+A score of -inf can't be selected, and masking is done by writing -inf.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import operator
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, Bool, Float, Int
+
+
+def soft_top_k(
+  scores: Float[Array, "*shape"],
+  k: int | Int[np.ndarray, "*budget"] | Int[Array, "*budget"],
+  *,
+  epsilon: float = 1.0,
+  mask: Bool[Array, "*mask"] | None = None,
+  method: str = "exact",
+  num_iterations: int = 20,
+  epsilon_init: float = 4.0,
+  epsilon_decay: float = 0.7,
+  axis: int = -1,
+) -> Float[Array, "*shape"]:
+  """Weights in [0, 1] that sum to k along `axis`, larger for larger scores.
+
+  Args:
+    scores: `[..., n]` raw scores of any float dtype but float16. They are
+      solved in float32 (float64 scores in float64).
+    k: the budget, an int or an integer array that broadcasts against the
+      scores without `axis`. With an int or a numpy array only the k largest
+      scores are sorted; with a traced array all of them are.
+    epsilon: the softness, a positive Python float. Near 0 the weights become
+      hard top-k; a large epsilon makes them more even.
+    mask: booleans that broadcast against the scores, True where selectable.
+      What the scores hold elsewhere, NaN included, has no effect.
+    method: "exact" is the closed form, with its own exact gradient.
+      "iterative" is the paper's epsilon-scaled iteration, differentiated
+      through its steps; it may leave the sum short of k when epsilon is small.
+    num_iterations: steps of the iterative method.
+    epsilon_init: epsilon of the first step of the iterative method.
+    epsilon_decay: factor on epsilon from step to step, which ends at `epsilon`.
+    axis: the axis of the scores to select along.
+
+  Returns:
+    Weights of the scores' shape, float32 (float64 for float64 scores), 0 where
+    masked. They sum to min(k, number selectable); where that is all of them,
+    every selectable weight is 1 and the gradient is 0.
+
+  Raises:
+    TypeError: scores that are not floating point or are float16, a k that is
+      not of integers, a mask that is not boolean, an epsilon that is not a
+      Python number.
+    ValueError: a negative k, an unknown method, or an epsilon,
+      num_iterations, epsilon_init or epsilon_decay out of range.
+  """
+  scores = jnp.asarray(scores)
+  _check_scores(scores.dtype)
+  epsilon = _positive("epsilon", epsilon)
+  if method not in ("exact", "iterative"):
+    raise ValueError(
+      f'method is {method!r}; expected "exact" (the closed form) or "iterative"'
+      " (the paper's iteration)."
+    )
+  dtype = jnp.float64 if scores.dtype == jnp.float64 else jnp.float32
+  scores = scores.astype(dtype)
+  if mask is not None:
+    scores = _masked(scores, mask)
+  scores = jnp.moveaxis(scores, axis, -1)
+  size = scores.shape[-1]
+  k, largest_k = _budget(k, size)
+
+  if method == "iterative":
+    schedule = _epsilon_schedule(
+      epsilon, num_iterations, epsilon_init, epsilon_decay
+    )
+    weights = _iterative(scores, k, schedule)
+  elif largest_k:
+    largest = lax.top_k(lax.stop_gradient(scores), largest_k)[0]
+    weights = soft_top_k_from_largest(scores, largest, k, epsilon=epsilon)
+  else:
+    any_budget = jnp.broadcast_to((k > 0)[..., None], scores.shape)
+    weights = (any_budget & (scores != -jnp.inf)).astype(dtype)
+  return jnp.moveaxis(weights, -1, axis)
+
+
+def soft_top_k_from_largest(
+  scores: Float[Array, "*batch n"],
+  largest: Float[Array, "*batch c"],
+  k: int | Int[Array, "*budget"],
+  *,
+  epsilon: float = 1.0,
+) -> Float[Array, "*batch n"]:
+  """`soft_top_k` along the last axis, given its `jax.lax.top_k`.
+
+  For callers that need the largest scores anyway, to select by: one top_k then
+  serves both. No gradient flows through `largest`; the gradient with respect to
+  the scores is whole without it.
+
+  Args:
+    scores: `[..., n]` float32 or float64, -inf where masked.
+    largest: `[..., c]` the c largest scores, downwards.
+    k: budget, an int or an int array that broadcasts against `scores[..., 0]`,
+      at most c.
+    epsilon: the softness, a positive Python float.
+
+  Returns:
+    `[..., n]` weights, as `soft_top_k` returns them.
+  """
+  pivot, scale = _solve(
+    lax.stop_gradient(scores), lax.stop_gradient(largest), k, epsilon
+  )
+  return _weights(scores, pivot, scale, epsilon)
+
+
+def _solve(scores, largest, k, epsilon):
+  """Finds m, and gives it as the largest unsaturated score and its weight.
+
+  No score is saturated beyond rank m if F(s) = sum_i min(1, exp((s_i - s) /
+  epsilon)) is at least k at the score s of rank m + 1. F grows with the rank,
+  so that m is found by bisection over the ranks, in log2(c) passes over the
+  scores. Everything is in differences of scores, which keeps scores of 1e4
+  exact, and nothing is found by subtracting sums of exponentials.
+
+  Returns:
+    pivot: `[..., 1]`, the score of rank m + 1, and scale: `[..., 1]`, its
+    weight. Where all selectable scores are saturated, pivot is -inf.
+  """
+  selectable = jnp.sum(scores != -jnp.inf, axis=-1, dtype=jnp.int32)
+  k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), selectable.shape)
+  k = jnp.minimum(jnp.clip(k, 0, largest.shape[-1]), selectable)
+
+  def at(rank):
+    """Score at a rank, how many are above it, and the mass of the others."""
+    score = jnp.take_along_axis(largest, rank[..., None], axis=-1)
+    above = scores > score
+    mass = jnp.where(above, 0, _decay(scores, score, epsilon))
+    return (
+      score,
+      jnp.sum(above, axis=-1, dtype=jnp.int32),
+      jnp.sum(mass, axis=-1),
+    )
+
+  def bisect(_, bounds):
+    low, high = bounds
+    middle = (low + high) // 2
+    _, above, mass = at(middle)
+    fits = mass >= (k - above).astype(mass.dtype)
+    return jnp.where(fits, low, middle + 1), jnp.where(fits, middle, high)
+
+  high = jnp.maximum(k - 1, 0)
+  steps = (largest.shape[-1] - 1).bit_length()
+  _, rank = lax.fori_loop(0, steps, bisect, (jnp.zeros_like(high), high))
+  pivot, above, mass = at(rank)
+  scale = (k - above).astype(mass.dtype) / jnp.maximum(mass, 1)
+  everything = (k == selectable)[..., None]
+  return (
+    jnp.where(everything, -jnp.inf, pivot),
+    jnp.where(everything, 0, scale[..., None]),
+  )
+
+
+def _decay(scores, pivot, epsilon):
+  """exp((scores - pivot) / epsilon), at most 1, for masked rows too."""
+  # Where the pivot is -inf there is no score to decay; 0 keeps it free of NaN.
+  origin = jnp.where(pivot == -jnp.inf, 0, pivot)
+  return jnp.exp(jnp.minimum(scores - origin, 0) / epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _weights(scores, pivot, scale, epsilon):
+  """1 above the pivot, and from there downwards exponentially less."""
+  decay = _decay(scores, pivot, epsilon)
+  return jnp.where(scores > pivot, 1, scale * decay)
+
+
+def _weights_forward(scores, pivot, scale, epsilon):
+  # Calling the function with the rule, not its body, makes the second
+  # derivative right too.
+  weights = _weights(scores, pivot, scale, epsilon)
+  return weights, (weights, scores > pivot)
+
+
+def _weights_backward(epsilon, residuals, cotangent):
+  """The closed-form Jacobian, pivot and scale being functions of the scores.
+
+  It is (diag(w) - w w^T / sum w) / epsilon over the unsaturated, 0 elsewhere.
+  """
+  weights, saturated = residuals
+  active = jnp.logical_not(saturated) & (weights > 0)
+  weights = jnp.where(active, weights, 0)
+  # A weight of 0 may have an infinite cotangent, from a logarithm say.
+  cotangent = jnp.where(active, cotangent, 0)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  mean = jnp.sum(weights * cotangent, axis=-1, keepdims=True)
+  mean = mean / jnp.where(total > 0, total, 1)
+  return weights * (cotangent - mean) / epsilon, None, None
+
+
+_weights.defvjp(_weights_forward, _weights_backward)
+
+
+def _iterative(scores, k, schedule):
+  """The paper's coordinate ascent on the dual, from a = 0 and b = 0."""
+  selectable = scores != -jnp.inf
+  count = jnp.sum(selectable, axis=-1, keepdims=True, dtype=jnp.int32)
+  k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), count.shape[:-1])[..., None]
+  k = jnp.clip(k, 0, count)
+  # Rows with nothing to decide are replaced by harmless ones, for the
+  # gradient's sake, and answered at the end.
+  decided = (k == 0) | (k == count)
+  inputs = jnp.where(decided | ~selectable, 0, scores)
+  allowed = decided | selectable
+  log_k = jnp.log(jnp.where(decided, 1, k).astype(scores.dtype))
+
+  def ascend(b, epsilon):
+    total = jax.nn.logsumexp(
+      (inputs + b) / epsilon, axis=-1, keepdims=True, where=allowed
+    )
+    a = epsilon * (log_k - total)
+    return jnp.minimum(-inputs - a, 0), a
+
+  epsilons = jnp.asarray(schedule, scores.dtype)
+  b, a = lax.scan(ascend, jnp.zeros_like(inputs), epsilons)
+  weights = jnp.exp((inputs + a[-1] + b) / schedule[-1])
+  answer = (selectable & (k > 0)).astype(scores.dtype)
+  return jnp.where(decided, answer, jnp.where(allowed, weights, 0))
+
+
+def _epsilon_schedule(epsilon, num_iterations, epsilon_init, epsilon_decay):
+  """The epsilon of each step: decayed from epsilon_init, at least epsilon."""
+  if operator.index(num_iterations) < 1:
+    raise ValueError(f"num_iterations is {num_iterations}; expected 1 or more.")
+  epsilon_init = _positive("epsilon_init", epsilon_init)
+  if not 0 < epsilon_decay <= 1:
+    raise ValueError(f"epsilon_decay is {epsilon_decay}; expected (0, 1].")
+  return [
+    max(epsilon, epsilon_init * epsilon_decay**i) for i in range(num_iterations)
+  ]
+
+
+def _check_scores(dtype):
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      f"scores are {dtype}; expected a floating dtype: cast them, or for hard "
+      "selection use jax.lax.top_k."
+    )
+  if dtype == jnp.float16:
+    raise TypeError(
+      "scores are float16, whose range (65504) T5's activations leave, so that "
+      "scores arrive as inf or NaN; compute in bfloat16 or float32."
+    )
+
+
+def _positive(name, value):
+  if not isinstance(value, numbers.Real):
+    raise TypeError(
+      f"{name} is a {type(value).__name__}; expected a Python float, fixed at "
+      "tracing."
+    )
+  if not (value > 0 and math.isfinite(value)):
+    raise ValueError(f"{name} is {value}; expected a positive, finite number.")
+  return float(value)
+
+
+def _masked(scores, mask):
+  mask = jnp.asarray(mask)
+  if mask.dtype != jnp.bool_:
+    raise TypeError(
+      f"mask is {mask.dtype}; expected booleans, True where selectable."
+    )
+  return jnp.where(jnp.broadcast_to(mask, scores.shape), scores, -jnp.inf)
+
+
+def _budget(k, size):
+  """The checked budget, and how many of the largest scores it takes to solve.
+
+  That number is 0 where k decides alone: every k is 0, or `size` or more.
+  """
+  if not isinstance(k, jax.Array):
+    k = np.asarray(k)
+  if not jnp.issubdtype(k.dtype, jnp.integer):
+    raise TypeError(f"k is of dtype {k.dtype}; expected integers.")
+  if isinstance(k, jax.Array):
+    return k, size
+  if np.any(k < 0):
+    raise ValueError(f"k is {k.min()}; expected 0 or more.")
+  if np.all((k == 0) | (k >= size)):
+    return k, 0
+  return k, min(int(k.max()), size)

@@ -1,0 +1,72 @@
+"""The shape of a T5, in t5x's field names."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from coda_jax.nn.config import CodaConfig, compute_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Hyperparameters of a T5 encoder-decoder.
+
+  Attributes:
+    vocab_size: rows of the embedding, padding included (T5: 32128).
+    dtype: dtype of the computation, bfloat16 or float32; parameters are
+      float32, and so are norms, softmax, routing and logits.
+    emb_dim: width of the residual stream, d_model.
+    num_heads: attention heads.
+    num_encoder_layers: depth of the encoder.
+    num_decoder_layers: depth of the decoder.
+    head_dim: size of a head, d_kv.
+    mlp_dim: inner width of the feed-forward block, d_ff.
+    mlp_activations: ("relu",) for T5 1.0, ("gelu", "linear") for 1.1 and its
+      descendants.
+    dropout_rate: dropout of embeddings, sublayers and attention weights.
+    logits_via_embedding: logits by the transposed embedding (T5 1.0) instead
+      of a matrix of their own.
+    remat: recompute each layer in the backward pass to save memory.
+    coda: what is added to the backbone; None is the plain T5.
+  """
+
+  vocab_size: int
+  dtype: Any = jnp.float32
+  emb_dim: int = 512
+  num_heads: int = 8
+  num_encoder_layers: int = 6
+  num_decoder_layers: int = 6
+  head_dim: int = 64
+  mlp_dim: int = 2048
+  mlp_activations: tuple[str, ...] = ("relu",)
+  dropout_rate: float = 0.1
+  logits_via_embedding: bool = False
+  remat: bool = False
+  coda: CodaConfig | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "dtype", compute_dtype(self.dtype))
+    object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+    for layer, _ in self.coda.layer_reductions if self.coda else ():
+      if not 0 <= layer < self.num_encoder_layers:
+        raise ValueError(
+          f"CodaConfig.layer_reductions names layer {layer}; the encoder has "
+          f"layers 0 to {self.num_encoder_layers - 1}"
+        )
+
+  @property
+  def lora(self):
+    """Low-rank factors on the projections, None without."""
+    return self.coda.lora if self.coda else None
+
+  def layer_reduction(self, layer: int) -> float:
+    """r of encoder layer number `layer`; 1 is dense."""
+    return self.coda.layer_reduction(layer) if self.coda else 1.0
+
+  @property
+  def is_routed(self) -> bool:
+    """Whether any encoder layer routes."""
+    return any(
+      self.layer_reduction(i) > 1 for i in range(self.num_encoder_layers)
+    )

@@ -1,0 +1,448 @@
+"""T5 with conditional encoder layers, in the signatures of t5x's minimal T5.
+
+`Transformer` can stand wherever `t5x.examples.t5.network.Transformer` stands;
+its parameter paths are the same, plus what `T5Config.coda` adds.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from coda_jax.nn import adapter, attention, coda, layers, router
+from coda_jax.t5.config import T5Config
+
+Routing = tuple[router.Selection | None, ...]
+
+
+def _attention(cfg: T5Config, name: str | None = None):
+  return attention.MultiHeadDotProductAttention(
+    num_heads=cfg.num_heads,
+    head_dim=cfg.head_dim,
+    dropout_rate=cfg.dropout_rate,
+    lora=cfg.lora,
+    dtype=cfg.dtype,
+    name=name,
+  )
+
+
+def _mlp(cfg: T5Config, name: str | None = None):
+  return layers.MlpBlock(
+    intermediate_dim=cfg.mlp_dim,
+    activations=cfg.mlp_activations,
+    dropout_rate=cfg.dropout_rate,
+    lora=cfg.lora,
+    dtype=cfg.dtype,
+    name=name,
+  )
+
+
+def _dropout(cfg: T5Config, name: str | None = None):
+  return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,), name=name)
+
+
+class EncoderLayer(nn.Module):
+  """The pretrained encoder layer, as a block that `CodaLayer` can wrap."""
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    self.pre_attention_layer_norm = layers.RMSNorm(dtype=cfg.dtype)
+    self.attention = _attention(cfg)
+    self.pre_mlp_layer_norm = layers.RMSNorm(dtype=cfg.dtype)
+    self.mlp = _mlp(cfg)
+    self.dropout = _dropout(cfg)
+
+  def normalize(self, x: Array) -> Array:
+    """See `coda.Block.normalize`."""
+    return self.pre_attention_layer_norm(x)
+
+  def delta(
+    self,
+    x: Array,
+    x_norm: Array,
+    context: Array,
+    *,
+    positions: Array,
+    context_positions: Array,
+    mask: Array,
+    deterministic: bool,
+    bias_table: Array,
+  ) -> Array:
+    """See `coda.Block.delta`; `bias_table` as in `attention`."""
+    # [batch, k, emb_dim] -> [batch, k, emb_dim]
+    z_attention = self.attention(
+      x_norm,
+      context,
+      mask,
+      bias_table=bias_table,
+      query_positions=positions,
+      key_positions=context_positions,
+      deterministic=deterministic,
+    )
+    z_attention = self.dropout(z_attention, deterministic=deterministic)
+    # [batch, k, emb_dim] -> [batch, k, emb_dim]
+    z_mlp = self.mlp(self.pre_mlp_layer_norm(x + z_attention), deterministic)
+    return z_attention + self.dropout(z_mlp, deterministic=deterministic)
+
+  def __call__(
+    self,
+    x: Array,
+    mask: Array,
+    deterministic: bool = True,
+    *,
+    attention_mask: Array,
+    bias_table: Array,
+  ) -> tuple[Array, None]:
+    """The dense layer, in the signature of `CodaLayer`."""
+    del mask  # The attention mask says it all.
+    x_norm = self.normalize(x)
+    positions = jnp.arange(x.shape[1])[None, :]
+    delta = self.delta(
+      x,
+      x_norm,
+      x_norm,
+      positions=positions,
+      context_positions=positions,
+      mask=attention_mask,
+      deterministic=deterministic,
+      bias_table=bias_table,
+    )
+    return x + delta, None
+
+
+class DecoderLayer(nn.Module):
+  """Decoder layer; dense always, with a parallel adapter if the config has."""
+
+  config: T5Config
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Array,
+    encoded: Array,
+    deterministic: bool = True,
+    decode: bool = False,
+    *,
+    decoder_mask: Array | None,
+    encoder_decoder_mask: Array,
+    bias_table: Array,
+  ) -> Array:
+    cfg = self.config
+    norm_name = "pre_self_attention_layer_norm"
+    x_norm = layers.RMSNorm(dtype=cfg.dtype, name=norm_name)(inputs)
+    # [batch, length, emb_dim] -> [batch, length, emb_dim]
+    x = _attention(cfg, "self_attention")(
+      x_norm,
+      x_norm,
+      decoder_mask,
+      bias_table=bias_table,
+      decode=decode,
+      deterministic=deterministic,
+    )
+    x = inputs + _dropout(cfg)(x, deterministic=deterministic)
+
+    norm_name = "pre_cross_attention_layer_norm"
+    y = layers.RMSNorm(dtype=cfg.dtype, name=norm_name)(x)
+    # [batch, length, emb_dim] -> [batch, length, emb_dim]
+    y = _attention(cfg, "encoder_decoder_attention")(
+      y,
+      encoded,
+      encoder_decoder_mask,
+      keep_kv=decode,
+      deterministic=deterministic,
+    )
+    y = x + _dropout(cfg)(y, deterministic=deterministic)
+
+    z = layers.RMSNorm(dtype=cfg.dtype, name="pre_mlp_layer_norm")(y)
+    # [batch, length, emb_dim] -> [batch, length, emb_dim]
+    z = _mlp(cfg, "mlp")(z, deterministic)
+    z = y + _dropout(cfg)(z, deterministic=deterministic)
+
+    if cfg.coda and cfg.coda.bottleneck_dim:
+      z += adapter.Adapter(cfg.coda.bottleneck_dim, cfg.dtype, name="adapter")(
+        x_norm
+      )
+    return z
+
+
+class Encoder(nn.Module):
+  """Embedding, encoder layers, final norm."""
+
+  config: T5Config
+  shared_embedding: nn.Module
+
+  @nn.compact
+  def __call__(
+    self,
+    encoder_input_tokens: Array,
+    encoder_mask: Array,
+    deterministic: bool = True,
+  ) -> tuple[Array, Routing]:
+    """Encodes.
+
+    Args:
+      encoder_input_tokens: int32 [batch, length]; 0 is padding.
+      encoder_mask: bool [batch, 1, length, length].
+      deterministic: turns dropout off.
+
+    Returns:
+      [batch, length, emb_dim], and each layer's `Selection` (None if dense).
+    """
+    cfg = self.config
+    bias_table = layers.RelativePositionBiases(
+      cfg.num_heads, name="relpos_bias"
+    )(encoder_input_tokens.shape[1], bidirectional=True)
+
+    # [batch, length] -> [batch, length, emb_dim]
+    x = self.shared_embedding(encoder_input_tokens)
+    x = _dropout(cfg)(x, deterministic=deterministic)
+
+    routing = []
+    for i in range(cfg.num_encoder_layers):
+      x, selection = self._layer(i)(
+        x,
+        encoder_input_tokens > 0,
+        deterministic,
+        attention_mask=encoder_mask,
+        bias_table=bias_table,
+      )
+      routing.append(selection)
+
+    x = layers.RMSNorm(dtype=cfg.dtype, name="encoder_norm")(x)
+    x = nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
+    return x, tuple(routing)
+
+  def _layer(self, i: int) -> nn.Module:
+    cfg, name = self.config, f"layers_{i}"
+    if cfg.coda is None:
+      return _remat(EncoderLayer, cfg)(cfg, name=name)
+    return _remat(coda.CodaLayer, cfg)(
+      EncoderLayer(cfg, parent=None),
+      cfg.coda,
+      cfg.layer_reduction(i),
+      cfg.dtype,
+      name=name,
+    )
+
+
+class Decoder(nn.Module):
+  """Embedding, decoder layers, final norm, logits."""
+
+  config: T5Config
+  shared_embedding: nn.Module
+
+  @nn.compact
+  def __call__(
+    self,
+    encoded: Array,
+    decoder_input_tokens: Array,
+    *,
+    decoder_mask: Array | None,
+    encoder_decoder_mask: Array,
+    deterministic: bool = True,
+    decode: bool = False,
+    max_decode_length: int | None = None,
+  ) -> Array:
+    """Decodes to float32 logits [batch, length, vocab_size]."""
+    cfg = self.config
+    length = decoder_input_tokens.shape[1]
+    if decode and max_decode_length:
+      length = max_decode_length
+    bias_table = layers.RelativePositionBiases(
+      cfg.num_heads, name="relpos_bias"
+    )(length, bidirectional=False)
+
+    # [batch, length] -> [batch, length, emb_dim]
+    y = self.shared_embedding(decoder_input_tokens)
+    y = _dropout(cfg)(y, deterministic=deterministic)
+
+    for i in range(cfg.num_decoder_layers):
+      y = _remat(DecoderLayer, cfg)(cfg, name=f"layers_{i}")(
+        y,
+        encoded,
+        deterministic,
+        decode,
+        decoder_mask=decoder_mask,
+        encoder_decoder_mask=encoder_decoder_mask,
+        bias_table=bias_table,
+      )
+
+    y = layers.RMSNorm(dtype=cfg.dtype, name="decoder_norm")(y)
+    y = _dropout(cfg)(y, deterministic=deterministic)
+
+    # [batch, length, emb_dim] -> [batch, length, vocab_size]
+    if cfg.logits_via_embedding:
+      return self.shared_embedding.attend(y) / cfg.emb_dim**0.5
+    return layers.DenseGeneral(
+      cfg.vocab_size,
+      ("embed", "vocab"),
+      dtype=jnp.float32,
+      name="logits_dense",
+    )(y)
+
+
+def _remat(layer: type[nn.Module], cfg: T5Config) -> Any:
+  """The layer class, recomputed in the backward pass if the config says so."""
+  if not cfg.remat:
+    return layer
+  # Python's booleans are static: `deterministic`, and the decoder's `decode`.
+  static = (3, 4) if layer is DecoderLayer else (3,)
+  return nn.remat(layer, prevent_cse=True, static_argnums=static)
+
+
+class Transformer(nn.Module):
+  """T5, dense or conditional."""
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    self.token_embedder = layers.Embed(
+      cfg.vocab_size, cfg.emb_dim, dtype=cfg.dtype
+    )
+    self.encoder = Encoder(cfg, self.token_embedder)
+    self.decoder = Decoder(cfg, self.token_embedder)
+
+  def encode(
+    self,
+    encoder_input_tokens: Array,
+    encoder_segment_ids: Array | None = None,
+    enable_dropout: bool = True,
+    *,
+    return_routing: bool = False,
+  ) -> Array | tuple[Array, Routing]:
+    """Applies the encoder.
+
+    Args:
+      encoder_input_tokens: int32 [batch, length]; 0 is padding.
+      encoder_segment_ids: int32 [batch, length], for packed examples.
+      enable_dropout: turns dropout on; needs a "dropout" rng.
+      return_routing: also return what was routed.
+
+    Returns:
+      [batch, length, emb_dim] in the config's dtype; with `return_routing`,
+      that and each layer's `Selection`, None for dense layers.
+
+    Raises:
+      ValueError: packed examples in a model that routes.
+    """
+    real = encoder_input_tokens > 0
+    mask = real[:, None, :, None] & real[:, None, None, :]
+    if encoder_segment_ids is not None:
+      if self.config.is_routed:
+        raise ValueError(
+          "encoder_segment_ids: CoDA selects tokens per sequence, and packing "
+          "puts several sequences into a row that would compete for its "
+          "budget; use pack=False, or reduction=1"
+        )
+      mask &= _same(encoder_segment_ids, encoder_segment_ids)
+    encoded, routing = self.encoder(
+      encoder_input_tokens, mask, deterministic=not enable_dropout
+    )
+    return (encoded, routing) if return_routing else encoded
+
+  def decode(
+    self,
+    encoded: Array,
+    encoder_input_tokens: Array,
+    decoder_input_tokens: Array,
+    decoder_target_tokens: Array,
+    encoder_segment_ids: Array | None = None,
+    decoder_segment_ids: Array | None = None,
+    decoder_positions: Array | None = None,
+    enable_dropout: bool = True,
+    decode: bool = False,
+    max_decode_length: int | None = None,
+  ) -> Array:
+    """Applies the decoder.
+
+    Args:
+      encoded: [batch, length, emb_dim], from `encode`.
+      encoder_input_tokens: int32 [batch, length]; its padding is masked.
+      decoder_input_tokens: int32 [batch, target_length]; targets moved right.
+      decoder_target_tokens: int32 [batch, target_length]; 0 is padding.
+      encoder_segment_ids: int32 [batch, length], for packed examples.
+      decoder_segment_ids: int32 [batch, target_length], likewise.
+      decoder_positions: not used: T5's positions are relative.
+      enable_dropout: turns dropout on; needs a "dropout" rng.
+      decode: keep a cache, in the mutable collection "cache".
+      max_decode_length: length of that cache, when steps bring one token.
+
+    Returns:
+      float32 logits [batch, target_length, vocab_size].
+
+    Raises:
+      ValueError: packed examples with `decode`.
+    """
+    del decoder_positions
+    source = (encoder_input_tokens > 0)[:, None, None, :]
+    if decode:
+      # While decoding, the targets are not known yet: nothing is padding.
+      decoder_mask, encoder_decoder_mask = None, source
+    else:
+      target = (decoder_target_tokens > 0)[:, None, :, None]
+      causal = jnp.tril(jnp.ones((target.shape[2],) * 2, bool))
+      # Targets that are padding may attend, as may be attended, in vain: their
+      # loss has no weight.
+      decoder_mask = causal[None, None] & target & jnp.swapaxes(target, 2, 3)
+      encoder_decoder_mask = target & source
+    if encoder_segment_ids is not None:
+      if decode:
+        raise ValueError(
+          "encoder_segment_ids: packed examples can't be decoded step by step; "
+          "give one example a row"
+        )
+      decoder_mask &= _same(decoder_segment_ids, decoder_segment_ids)
+      encoder_decoder_mask &= _same(decoder_segment_ids, encoder_segment_ids)
+    return self.decoder(
+      encoded,
+      decoder_input_tokens,
+      decoder_mask=decoder_mask,
+      encoder_decoder_mask=encoder_decoder_mask,
+      deterministic=not enable_dropout,
+      decode=decode,
+      max_decode_length=max_decode_length,
+    )
+
+  def __call__(
+    self,
+    encoder_input_tokens: Array,
+    decoder_input_tokens: Array,
+    decoder_target_tokens: Array,
+    encoder_segment_ids: Array | None = None,
+    decoder_segment_ids: Array | None = None,
+    encoder_positions: Array | None = None,
+    decoder_positions: Array | None = None,
+    *,
+    enable_dropout: bool = True,
+    decode: bool = False,
+    return_routing: bool = False,
+  ) -> Array | tuple[Array, Routing]:
+    """Encodes and decodes; arguments as in `encode` and `decode`."""
+    del encoder_positions  # T5's positions are relative.
+    encoded, routing = self.encode(
+      encoder_input_tokens,
+      encoder_segment_ids,
+      enable_dropout,
+      return_routing=True,
+    )
+    logits = self.decode(
+      encoded,
+      encoder_input_tokens,
+      decoder_input_tokens,
+      decoder_target_tokens,
+      encoder_segment_ids,
+      decoder_segment_ids,
+      decoder_positions,
+      enable_dropout,
+      decode,
+    )
+    return (logits, routing) if return_routing else logits
+
+
+def _same(query_ids: Array, key_ids: Array) -> Array:
+  """bool [batch, 1, q, k]: whether query and key are of one segment."""
+  return query_ids[:, None, :, None] == key_ids[:, None, None, :]

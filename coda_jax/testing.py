@@ -1,0 +1,85 @@
+"""Tiny models and batches for tests, here and in other projects.
+
+  model = Transformer(testing.tiny_config(coda=CodaConfig(reduction=2.0)))
+  params = testing.random_params(model)
+  batch = testing.token_batch(model.config.vocab_size)
+  logits = model.apply({"params": params}, **batch, enable_dropout=False)
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coda_jax import params as params_lib
+from coda_jax.t5 import config, network
+
+
+def tiny_config(**overrides: Any) -> config.T5Config:
+  """A gated, untied T5, no two of its sizes alike; keywords replace fields."""
+  shape = {
+    "vocab_size": 48,
+    "emb_dim": 16,
+    "num_heads": 3,
+    "num_encoder_layers": 4,
+    "num_decoder_layers": 2,
+    "head_dim": 5,
+    "mlp_dim": 24,
+    "mlp_activations": ("gelu", "linear"),
+    "dropout_rate": 0.0,
+  }
+  return config.T5Config(**{**shape, **overrides})
+
+
+def random_tokens(
+  lengths: Sequence[int], padded_length: int, vocab_size: int, seed: int = 0
+) -> np.ndarray:
+  """Rows that end with EOS (1), then padding (0), which changes no token.
+
+  Returns:
+    int32 [len(lengths), padded_length], with `lengths[i]` tokens in row i.
+  """
+  tokens = np.zeros((len(lengths), padded_length), np.int32)
+  for row, length in enumerate(lengths):
+    rng = np.random.default_rng((seed, row))
+    tokens[row, :length] = rng.integers(2, vocab_size, length)
+    tokens[row, max(length - 1, 0) : length] = 1
+  return tokens
+
+
+def token_batch(
+  vocab_size: int,
+  encoder_lengths: Sequence[int] = (9, 6),
+  decoder_lengths: Sequence[int] = (5, 3),
+  *,
+  padding: int = 2,
+) -> dict[str, np.ndarray]:
+  """Arguments for a `Transformer`, `padding` columns longer than needed."""
+  sources, targets = (
+    random_tokens(lengths, max(lengths) + padding, vocab_size, seed)
+    for seed, lengths in enumerate((encoder_lengths, decoder_lengths))
+  )
+  return {
+    "encoder_input_tokens": sources,
+    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_target_tokens": targets,
+  }
+
+
+def random_params(model: network.Transformer, seed: int = 0) -> dict[str, Any]:
+  """Parameters of plausible size, none 0; a path's are alike in every model."""
+  batch = token_batch(model.config.vocab_size)
+  tree = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
+  leaves = params_lib.flatten(tree)
+  for path, leaf in leaves.items():
+    rng = np.random.default_rng((seed, zlib.crc32(path.encode())))
+    value = rng.standard_normal(leaf.shape)
+    if path.endswith("/scale"):
+      value = 1 + 0.2 * value
+    elif path.endswith("/kernel"):
+      value *= leaf.shape[0] ** -0.5
+    leaves[path] = jnp.asarray(value, leaf.dtype)
+  return params_lib.unflatten(leaves)

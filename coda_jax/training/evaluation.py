@@ -1,0 +1,136 @@
+"""Loss, routing statistics and a task's own metrics on a split."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from coda_jax.training import inputs, steps
+
+
+class Evaluation:
+  """Evaluates parameters on one split of a task or mixture.
+
+  Built once a run, so that the steps are compiled and the task's targets are
+  prepared once.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    mixture_or_task_name: str,
+    *,
+    split: str,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    num_examples: int | None = None,
+    predict: bool = True,
+    generate: Mapping[str, Any] | None = None,
+  ):
+    """Prepares.
+
+    Args:
+      model: a `Transformer`.
+      mixture_or_task_name: known to seqio.
+      split: "validation", "test"...
+      task_feature_lengths: {"inputs": n, "targets": m}.
+      batch_size: examples a batch.
+      num_examples: the first so many of the split; None for all.
+      predict: also generate, and compute the task's own metrics.
+      generate: arguments of `coda_jax.generate`, such as {"method": "beam"}.
+    """
+    self._model = model
+    self._name = mixture_or_task_name
+    self._split = split
+    self._lengths = dict(task_feature_lengths)
+    self._batch_size = batch_size
+    self._num_examples = num_examples
+    self._step = steps.make_eval_step(model)
+    self._generate = dict(generate or {})
+    self._evaluator = self._make_evaluator() if predict else None
+
+  def __call__(self, params: Any) -> dict[str, float]:
+    """Returns `loss` and `accuracy` per target token, `routing/...`, metrics.
+
+    The metrics of a task are under their own names, or `TASK/name` if a
+    mixture has several tasks.
+    """
+    return {**self._losses(params), **self._task_metrics(params)}
+
+  def _losses(self, params) -> dict[str, float]:
+    batches = inputs.eval_batches(
+      self._name,
+      self._split,
+      lengths=self._lengths,
+      batch_size=self._batch_size,
+      num_examples=self._num_examples,
+    )
+    sums: dict[str, float] = {}
+    for batch in batches:
+      for name, value in jax.device_get(self._step(params, batch)).items():
+        sums[name] = sums.get(name, 0.0) + float(value)
+    if not sums:
+      raise ValueError(
+        f"split {self._split!r} of {self._name!r} has no examples"
+      )
+    targets = max(sums.pop("target_tokens"), 1.0)
+    tokens = max(sums.pop("input_tokens"), 1.0)
+    return {
+      name: value / (targets if name in ("loss", "accuracy") else tokens)
+      for name, value in sums.items()
+    }
+
+  def _make_evaluator(self):
+    import seqio
+
+    tasks = seqio.get_subtasks(seqio.get_mixture_or_task(self._name))
+    if not any(task.metric_objs for task in tasks):
+      return None
+    return seqio.Evaluator(
+      self._name,
+      seqio.EncDecFeatureConverter(pack=False),
+      eval_split=self._split,
+      sequence_length=self._lengths,
+      num_examples=self._num_examples,
+      async_compute_metrics=False,
+    )
+
+  def _task_metrics(self, params) -> dict[str, float]:
+    if self._evaluator is None or not self._evaluator.eval_tasks:
+      return {}
+    metrics, _ = self._evaluator.evaluate(
+      compute_metrics=True, predict_fn=self._predict_fn(params)
+    )
+    several = len(metrics.result()) > 1
+    return {
+      f"{task}/{name}" if several else name: float(
+        getattr(value, "value", value)
+      )
+      for task, values in metrics.result().items()
+      for name, value in values.items()
+    }
+
+  def _predict_fn(self, params) -> Callable[[Any], list]:
+    """A function from an enumerated dataset to (index, tokens) pairs."""
+    from coda_jax.t5 import decoding
+
+    def predict(dataset):
+      results = []
+      batches = dataset.batch(self._batch_size).as_numpy_iterator()
+      for indices, features in batches:
+        batch = inputs.pad_batch(features, self._batch_size)
+        decoded = decoding.generate(
+          self._model,
+          params,
+          batch["encoder_input_tokens"],
+          max_length=self._lengths["targets"],
+          **self._generate,
+        )
+        # The rows that filled up the batch have no index.
+        tokens = np.asarray(decoded.tokens)[: len(indices)]
+        results += zip(indices.tolist(), tokens.tolist(), strict=True)
+      return results
+
+    return predict

@@ -1,0 +1,121 @@
+"""Batches from a seqio task or mixture, as NumPy dictionaries."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+def check_task(name: str, lengths: Mapping[str, int], vocab_size: int) -> None:
+  """Checks that the task is registered and fits the lengths and the model.
+
+  Args:
+    name: seqio task or mixture.
+    lengths: {"inputs": n, "targets": m}.
+    vocab_size: rows of the model's embedding.
+
+  Raises:
+    ValueError: naming what does not fit.
+  """
+  import seqio
+
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if name not in known:
+    raise ValueError(
+      f"no seqio task or mixture {name!r} is registered; known are "
+      f"{sorted(known)}; import the module that adds it in a gin file"
+    )
+  features = seqio.get_mixture_or_task(name).output_features
+  for feature in ("inputs", "targets"):
+    length = lengths.get(feature)
+    if not isinstance(length, int) or length < 1:
+      raise ValueError(
+        f"TASK_FEATURE_LENGTHS={dict(lengths)} has {length} for {feature!r}; "
+        "expected a positive whole number"
+      )
+    size = features[feature].vocabulary.vocab_size
+    if size > vocab_size:
+      raise ValueError(
+        f"the vocabulary of {name!r} has {size} tokens for {feature!r}, the "
+        f"model only {vocab_size}; set VOCABULARY to the one that the model "
+        "was made with, or T5Config.vocab_size of a new model"
+      )
+
+
+def splits(name: str) -> tuple[str, ...]:
+  """The splits that the task or mixture has."""
+  import seqio
+
+  return tuple(seqio.get_mixture_or_task(name).splits)
+
+
+def train_batches(
+  name: str,
+  *,
+  lengths: Mapping[str, int],
+  batch_size: int,
+  seed: int,
+  skip: int = 0,
+  pack: bool = False,
+) -> Iterator[Batch]:
+  """Endless shuffled batches, the same for the same seed.
+
+  Args:
+    name: seqio task or mixture.
+    lengths: of the task's features, {"inputs": n, "targets": m}.
+    batch_size: examples a batch.
+    seed: of the shuffle and of random preprocessors.
+    skip: batches to leave out, those that a resumed run has already seen.
+    pack: put several short examples into one row.
+  """
+  dataset = _dataset(
+    name, "train", lengths, pack=pack, shuffle=True, seed=seed, num_epochs=None
+  )
+  dataset = dataset.batch(batch_size, drop_remainder=True).skip(skip)
+  return dataset.prefetch(8).as_numpy_iterator()
+
+
+def eval_batches(
+  name: str,
+  split: str,
+  *,
+  lengths: Mapping[str, int],
+  batch_size: int,
+  num_examples: int | None = None,
+) -> Iterator[Batch]:
+  """One pass in the file's order; the last batch is filled up with padding.
+
+  Rows of padding are all zeros, loss weights included, so that every batch has
+  one shape.
+  """
+  dataset = _dataset(name, split, lengths, seed=0, num_epochs=1)
+  if num_examples:
+    dataset = dataset.take(num_examples)
+  for batch in dataset.batch(batch_size).as_numpy_iterator():
+    yield pad_batch(batch, batch_size)
+
+
+def pad_batch(batch: Batch, batch_size: int) -> Batch:
+  """Adds rows of zeros up to `batch_size`."""
+  missing = batch_size - len(next(iter(batch.values())))
+  return {
+    name: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+    for name, x in batch.items()
+  }
+
+
+def _dataset(name, split, lengths, *, pack=False, **kwargs):
+  import seqio
+  import tensorflow as tf
+
+  # tensorflow only reads here; the accelerator's memory is for jax.
+  tf.config.set_visible_devices([], "GPU")
+  return seqio.get_dataset(
+    name,
+    task_feature_lengths=dict(lengths),
+    feature_converter=seqio.EncDecFeatureConverter(pack=pack),
+    dataset_split=split,
+    verbose=False,
+    **kwargs,
+  )

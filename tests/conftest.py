@@ -1,0 +1,47 @@
+"""What every test relies on: strict JAX on two CPU devices, and no network."""
+
+import os
+import socket
+import tempfile
+
+# Read when jax, tensorflow or transformers is first imported, here or in a
+# process that a test starts.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ |= {
+  "HF_HUB_OFFLINE": "1",
+  "NO_GCE_CHECK": "true",  # else tensorflow-datasets looks for Google's cloud
+  "TF_CPP_MIN_LOG_LEVEL": "3",
+  "TF_ENABLE_ONEDNN_OPTS": "0",
+  "TFDS_DATA_DIR": os.path.join(tempfile.gettempdir(), "no-datasets"),
+}
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in every run, and as much time as compiling takes.
+hypothesis.settings.register_profile(
+  "hermetic", database=None, deadline=None, derandomize=True
+)
+hypothesis.settings.load_profile("hermetic")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline():
+  """Refuses connections to other machines."""
+  connect = socket.socket.connect
+
+  def connect_locally(self, address):
+    if self.family != socket.AF_UNIX and not (
+      address[0] == "localhost" or address[0].startswith(("127.", "::1"))
+    ):
+      raise OSError(f"the tests run offline, but one connects to {address}")
+    return connect(self, address)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(socket.socket, "connect", connect_locally)
+    yield

@@ -1,0 +1,143 @@
+import collections
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from coda_jax.data import preprocessors, vocabularies
+
+LAST_ID = 4095
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+  return vocabularies.load("tiny")
+
+
+def corrupt(tokens, vocabulary, seed=0, **settings):
+  out = preprocessors.corrupt_spans(
+    tf.constant(tokens, tf.int32),
+    tf.constant([seed, 7]),
+    num_tokens=len(tokens),
+    vocabulary=vocabulary,
+    **settings,
+  )
+  return out["inputs"].numpy().tolist(), out["targets"].numpy().tolist()
+
+
+def is_sentinel(token):
+  return token > LAST_ID - 100
+
+
+def restore(inputs, targets):
+  """Puts what the targets list back in the place of each sentinel."""
+  spans = collections.defaultdict(list)
+  for token in targets[:-1]:
+    if is_sentinel(token):
+      sentinel = token
+    else:
+      spans[sentinel].append(token)
+  restored = []
+  for token in inputs[:-1]:
+    restored.extend(spans.pop(token) if is_sentinel(token) else [token])
+  assert not spans
+  return restored
+
+
+def test_lengths_are_those_of_t5():
+  # By hand: round(568 * .15) = 85 noise tokens in round(85 / 3) = 28 spans.
+  assert preprocessors.noise_counts(568) == (85, 28)
+  assert preprocessors.corrupted_lengths(568) == (568 - 85 + 28 + 1, 114)
+  assert preprocessors.segment_length(512, 114) == 568
+
+
+@pytest.mark.parametrize("density, mean", [(0.15, 3.0), (0.5, 3.0), (0.15, 20)])
+def test_inputs_are_filled_exactly(density, mean):
+  for length in range(16, 400):
+    tokens = preprocessors.segment_length(length, 10_000, density, mean)
+    inputs, _ = preprocessors.corrupted_lengths(tokens, density, mean)
+    assert inputs == length
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_original_comes_back(vocabulary, seed):
+  tokens = list(range(100, 668))
+  inputs, targets = corrupt(tokens, vocabulary, seed)
+  assert (len(inputs), len(targets)) == (512, 114)
+  assert inputs[-1] == targets[-1] == 1
+  sentinels = [LAST_ID - i for i in range(28)]
+  assert [t for t in inputs if is_sentinel(t)] == sentinels
+  assert [t for t in targets if is_sentinel(t)] == sentinels
+  # A kept span comes first in the inputs, a sentinel first in the targets.
+  assert inputs[0] == 100 and targets[0] == LAST_ID
+  assert restore(inputs, targets) == tokens
+  cut = sum(not is_sentinel(t) for t in targets[:-1])
+  assert cut / len(tokens) == pytest.approx(0.15, abs=1 / len(tokens))
+
+
+def test_smallest_case_by_hand(vocabulary):
+  # Two tokens: the first is kept, the second is cut.
+  inputs, targets = corrupt([7, 8], vocabulary, noise_density=0.5)
+  assert inputs == [7, LAST_ID, 1]
+  assert targets == [LAST_ID, 8, 1]
+
+
+def test_same_seed_same_noise(vocabulary):
+  tokens = list(range(100, 300))
+  assert corrupt(tokens, vocabulary, 1) == corrupt(tokens, vocabulary, 1)
+  assert corrupt(tokens, vocabulary, 1) != corrupt(tokens, vocabulary, 2)
+
+
+def test_random_lengths_are_uniform():
+  seeds = tf.stack([tf.range(3000), tf.zeros([3000], tf.int32)], axis=1)
+  draw = tf.function(
+    lambda: tf.map_fn(
+      lambda seed: preprocessors.random_lengths(5, 3, seed), seeds
+    )
+  )
+  lengths = draw().numpy()
+  assert (lengths.sum(axis=1) == 5).all() and lengths.min() == 1
+  ways, counts = np.unique(lengths, axis=0, return_counts=True)
+  # 5 = 1+1+3 and 1+2+2 in any order: six ways, each near a sixth.
+  assert len(ways) == 6
+  np.testing.assert_allclose(counts / 3000, 1 / 6, atol=0.03)
+
+
+def test_split_stream_loses_no_token_but_the_last():
+  documents = [[1, 2, 3], [4], [], [5, 6, 7, 8, 9, 10, 11], [12, 13]]
+  dataset = tf.data.Dataset.from_generator(
+    lambda: documents, output_signature=tf.TensorSpec([None], tf.int32)
+  )
+  segments = list(preprocessors.split_stream(dataset, 4).as_numpy_iterator())
+  assert np.array(segments).tolist() == [
+    [1, 2, 3, 4],
+    [5, 6, 7, 8],
+    [9, 10, 11, 12],
+  ]
+
+
+def run(lengths, vocabulary, **settings):
+  feature = seqio.Feature(vocabulary)
+  return preprocessors.span_corruption(
+    tf.data.Dataset.from_tensors(tf.constant("a text")),
+    lengths,
+    {"inputs": feature, "targets": feature},
+    **settings,
+  )
+
+
+@pytest.mark.parametrize(
+  "lengths, settings, message",
+  [
+    ({"inputs": 512}, {}, "set TASK_FEATURE_LENGTHS"),
+    ({"inputs": 512, "targets": 113}, {}, r"\['targets'\] to 114"),
+    ({"inputs": 2, "targets": 9}, {}, "2 is too short"),
+    ({"inputs": 2048, "targets": 999}, {}, "has 100 sentinels"),
+    ({"inputs": 64, "targets": 64}, {"noise_density": 1.5}, "noise_density=1"),
+    ({"inputs": 64, "targets": 64}, {"mean_span_length": 0}, "at least 1"),
+  ],
+)
+def test_bad_settings(lengths, settings, message, vocabulary):
+  with pytest.raises(ValueError, match=message):
+    run(lengths, vocabulary, **settings)

@@ -1,0 +1,130 @@
+import itertools
+
+import numpy as np
+import pytest
+import seqio
+
+from coda_jax.data import bbc, tasks, vocabularies
+
+LENGTHS = {"inputs": 32, "targets": 16}
+
+
+@pytest.fixture
+def filepattern(tmp_path):
+  for split, documents in (("train", 12), ("validation", 3)):
+    lines = [
+      " ".join(f"word{(i * 7 + j) % 50}" for j in range(40 + i))
+      for i in range(documents)
+    ]
+    (tmp_path / f"x-{split}-0.txt").write_text("\n".join(lines) + "\n")
+  return str(tmp_path / "*-{split}-*.txt")
+
+
+@pytest.fixture(autouse=True)
+def fresh_registry():
+  before = set(seqio.TaskRegistry.names())
+  yield
+  for name in set(seqio.TaskRegistry.names()) - before:
+    seqio.TaskRegistry.remove(name)
+
+
+def examples(name, count=20, **kwargs):
+  dataset = seqio.get_dataset(
+    name,
+    LENGTHS,
+    seqio.EncDecFeatureConverter(pack=False),
+    num_epochs=None,
+    **kwargs,
+  )
+  return list(itertools.islice(dataset.as_numpy_iterator(), count))
+
+
+def inputs(found):
+  return np.stack([example["encoder_input_tokens"] for example in found])
+
+
+def test_span_corruption_through_seqio(filepattern):
+  name = tasks.span_corruption_task(filepattern)
+  assert name == "span_corruption"
+  found = examples(name, seed=0)
+  assert inputs(found).shape == (20, 32) and inputs(found).dtype == np.int32
+  # Full to the last place, which holds EOS.
+  assert (inputs(found)[:, :-1] > 1).all() and (inputs(found)[:, -1] == 1).all()
+  targets = found[0]["decoder_target_tokens"]
+  assert targets[0] == 4095 and 1 in targets
+  assert set(seqio.TaskRegistry.get(name).splits) == {"train", "validation"}
+
+
+def test_order_and_noise_follow_the_seed(filepattern):
+  name = tasks.span_corruption_task(filepattern)
+  first = inputs(examples(name, seed=1))
+  np.testing.assert_array_equal(first, inputs(examples(name, seed=1)))
+  assert (first != inputs(examples(name, seed=2))).any()
+
+
+def test_each_epoch_has_its_own_noise(filepattern):
+  name = tasks.span_corruption_task(filepattern)
+  # An epoch has far fewer segments; a few meet the same noise by chance.
+  found = inputs(examples(name, 400, seed=0))
+  assert len(np.unique(found, axis=0)) > 350
+
+
+def test_registering_twice(filepattern):
+  tasks.span_corruption_task(filepattern)
+  assert tasks.span_corruption_task(filepattern) == "span_corruption"
+  with pytest.raises(ValueError, match="give one of them another name"):
+    tasks.span_corruption_task(filepattern, vocabulary="byt5")
+  other = tasks.span_corruption_task(
+    filepattern, vocabulary="byt5", name="bytes"
+  )
+  assert inputs(examples(other, seed=0)).max() == 258
+
+
+def test_bad_filepatterns(tmp_path):
+  with pytest.raises(ValueError, match="must hold '{split}'"):
+    tasks.span_corruption_task(str(tmp_path / "*.txt"))
+  with pytest.raises(FileNotFoundError, match="scripts/build_corpus.py"):
+    tasks.span_corruption_task(str(tmp_path / "{split}.txt"))
+
+
+@pytest.fixture
+def articles(monkeypatch):
+  found = [
+    bbc.Article(topic, f"Title {i}", f"Body of {topic} {i}. " * (i + 1))
+    for topic in ("sport", "tech")
+    for i in range(10)
+  ]
+  monkeypatch.setattr(bbc, "read", lambda: found)
+
+
+def test_bbc_topic(articles):
+  name = tasks.bbc_task("topic")
+  assert name == "bbc_topic"
+  task = seqio.TaskRegistry.get(name)
+  counts = [task.num_input_examples(split) for split in bbc.SPLITS]
+  assert counts == [16, 2, 2]
+  assert task.metric_fns[0](["tech"], ["tech"]) == {"accuracy": 1.0}
+  vocabulary = vocabularies.load("tiny")
+  for example in examples(name, 16, dataset_split="train", shuffle=False):
+    text = vocabulary.decode(example["encoder_input_tokens"].tolist())
+    topic = vocabulary.decode(example["decoder_target_tokens"].tolist())
+    assert text.startswith("topic: Title") and f"Body of {topic}" in text
+    # Long inputs are cut, and still end with EOS.
+    tokens = example["encoder_input_tokens"]
+    assert tokens[tokens > 0][-1] == 1
+
+
+def test_bbc_headline(articles):
+  name = tasks.bbc_task("headline", name="mine")
+  assert name == "mine"
+  task = seqio.TaskRegistry.get(name)
+  dataset = task.get_dataset(LENGTHS, "test", shuffle=False)
+  example = next(dataset.as_numpy_iterator())
+  assert example["inputs_pretokenized"].startswith(b"headline: Body of")
+  assert example["targets_pretokenized"].startswith(b"Title")
+  assert task.metric_fns[0](["Title"], ["Title"])["rouge1"] == 1.0
+
+
+def test_unknown_target():
+  with pytest.raises(ValueError, match="expected one of .'headline', 'topic'"):
+    tasks.bbc_task("sentiment")

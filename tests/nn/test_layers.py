@@ -1,0 +1,146 @@
+"""T5's layers against numpy in float64, and its buckets against integers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from coda_jax.nn import layers
+
+
+def random(*shape, seed=0):
+  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def gelu(x):
+  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def test_rms_norm_scales_by_the_root_mean_square():
+  x, scale = 3 + random(2, 5, 8), random(8, seed=1)
+  y = layers.RMSNorm().apply({"params": {"scale": scale}}, x)
+  x = x.astype(np.float64)
+  mean_square = np.mean(x**2, axis=-1, keepdims=True)
+  np.testing.assert_allclose(y, x / np.sqrt(mean_square + 1e-6) * scale, 1e-5)
+
+
+def test_rms_norm_computes_in_float32():
+  # 200 squares of 1 + 2^-7: bfloat16 would lose the fraction and the sum.
+  x = jnp.full((1, 200), 1 + 2**-7, jnp.bfloat16)
+  params = {"scale": jnp.full((200,), 1.01)}
+  y = layers.RMSNorm(dtype=jnp.float32).apply({"params": params}, x)
+  np.testing.assert_allclose(y, 1.01, rtol=1e-6)
+  y = layers.RMSNorm(dtype=jnp.bfloat16).apply({"params": params}, x)
+  assert y.dtype == jnp.bfloat16
+
+
+def test_rms_norm_of_zeros_is_zero_with_finite_gradient():
+  apply = lambda x: layers.RMSNorm().apply({"params": {"scale": np.ones(4)}}, x)
+  np.testing.assert_array_equal(apply(jnp.zeros((1, 4))), 0.0)
+  grad = jax.grad(lambda x: apply(x).sum())(jnp.zeros((1, 4)))
+  assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(
+  ("activations", "expected"),
+  [
+    (("relu",), lambda h, _: np.maximum(h, 0)),
+    (("gelu", "linear"), lambda h0, h1: gelu(h0) * h1),
+  ],
+)
+def test_mlp_equals_its_formula(activations, expected):
+  block = layers.MlpBlock(12, activations)
+  x = random(2, 3, 8)
+  names = ["wi"] if len(activations) == 1 else ["wi_0", "wi_1"]
+  kernels = {n: random(8, 12, seed=i) for i, n in enumerate(names, 1)}
+  wo = random(12, 8, seed=9)
+  params = {n: {"kernel": k} for n, k in (kernels | {"wo": wo}).items()}
+  hidden = [x.astype(np.float64) @ kernels[n] for n in names]
+  reference = expected(hidden[0], hidden[-1]) @ wo
+  y = block.apply({"params": params}, x)
+  np.testing.assert_allclose(y, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_mlp_dropout_is_shared_along_the_length():
+  block = layers.MlpBlock(64, ("relu",), dropout_rate=0.5)
+  params = {"wi": {"kernel": np.eye(64)}, "wo": {"kernel": np.eye(64)}}
+  x = np.ones((2, 3, 64), np.float32)
+  y = block.apply(
+    {"params": jax.tree.map(np.float32, params)},
+    x,
+    deterministic=False,
+    rngs={"dropout": jax.random.key(0)},
+  )
+  assert set(np.unique(y)) == {0.0, 2.0}
+  np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1], y.shape))
+  assert (y[0] != y[1]).any()
+
+
+def test_dense_computes_in_its_dtype_from_float32_parameters():
+  dense = layers.DenseGeneral(4, ("embed", "mlp"), dtype=jnp.bfloat16)
+  variables = dense.init(jax.random.key(0), jnp.ones((1, 2, 8)))
+  assert variables["params"]["kernel"].dtype == jnp.float32
+  y = dense.apply(variables, jnp.ones((1, 2, 8)))
+  assert y.dtype == jnp.bfloat16
+
+
+def test_embedding_looks_up_and_attends_in_float32():
+  embed = layers.Embed(10, 6, dtype=jnp.bfloat16)
+  table = random(10, 6)
+  variables = {"params": {"embedding": table}}
+  tokens = np.array([[3, 0, 9]], np.int32)
+  y = embed.apply(variables, tokens)
+  np.testing.assert_array_equal(y, table[tokens].astype(jnp.bfloat16))
+  x = random(1, 2, 6, seed=1)
+  logits = embed.apply(variables, x, method=embed.attend)
+  assert logits.dtype == jnp.float32
+  np.testing.assert_allclose(logits, x @ table.T, rtol=1e-5, atol=1e-6)
+
+
+def exact_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
+  """T5's rule with integers only: e + floor(w log(d/e) / log(max/e))."""
+  offset = 0
+  if bidirectional:
+    num_buckets //= 2
+    offset = num_buckets if distance > 0 else 0
+    distance = abs(distance)
+  else:
+    distance = max(-distance, 0)
+  exact = num_buckets // 2
+  wide = num_buckets - exact
+  if distance < exact:
+    return offset + distance
+  # The largest j below `wide` with (d / e)^wide >= (max / e)^j.
+  j = 0
+  while j + 1 < wide and (
+    distance**wide * exact ** (j + 1) >= max_distance ** (j + 1) * exact**wide
+  ):
+    j += 1
+  return offset + exact + j
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_buckets_equal_integer_arithmetic(bidirectional):
+  distances = np.arange(-1100, 1101)
+  buckets = layers.relative_position_bucket(
+    distances,
+    bidirectional=bidirectional,
+    num_buckets=32,
+    max_distance=128,
+  )
+  expected = [exact_bucket(int(d), bidirectional) for d in distances]
+  np.testing.assert_array_equal(buckets, expected)
+  assert buckets.dtype == np.int32
+
+
+def test_bias_table_has_a_column_for_each_distance():
+  table = random(3, 32)
+  biases = layers.RelativePositionBiases(num_heads=3)
+  for bidirectional in (True, False):
+    found = biases.apply(
+      {"params": {"rel_embedding": table}}, 20, bidirectional
+    )
+    assert found.shape == (3, 39)
+    for d in range(-19, 20):
+      bucket = exact_bucket(d, bidirectional)
+      np.testing.assert_array_equal(found[:, 19 + d], table[:, bucket])

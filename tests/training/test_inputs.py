@@ -1,0 +1,53 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from coda_jax.training import inputs
+
+LENGTHS = {"inputs": 8, "targets": 3}
+
+
+def batches(task, count, **kwargs):
+  found = inputs.train_batches(task, lengths=LENGTHS, batch_size=4, **kwargs)
+  return [b["encoder_input_tokens"] for b in itertools.islice(found, count)]
+
+
+def test_train_batches_repeat_by_seed_and_skip_what_was_seen(task):
+  # More than an epoch of 10 batches.
+  first = batches(task, 24, seed=0)
+  assert all(batch.shape == (4, 8) for batch in first)
+  np.testing.assert_array_equal(first, batches(task, 24, seed=0))
+  np.testing.assert_array_equal(first[13:], batches(task, 11, seed=0, skip=13))
+  assert (np.array(first) != batches(task, 24, seed=1)).any()
+
+
+def test_eval_batches_cover_the_split_and_fill_up_with_padding(task):
+  found = list(
+    inputs.eval_batches(task, "validation", lengths=LENGTHS, batch_size=4)
+  )
+  assert [batch["decoder_target_tokens"].shape for batch in found] == [(4, 3)] * 2
+  real = [int((b["encoder_input_tokens"] > 0).any(1).sum()) for b in found]
+  assert real == [4, 3]
+  assert all((value[3] == 0).all() for value in found[1].values())
+  # A target and the end.
+  assert sum(int(b["decoder_loss_weights"].sum()) for b in found) == 14
+  few = inputs.eval_batches(
+    task, "validation", lengths=LENGTHS, batch_size=4, num_examples=2
+  )
+  assert [int(b["decoder_loss_weights"].sum()) for b in few] == [4]
+
+
+@pytest.mark.parametrize(
+  ("name", "lengths", "vocab_size", "message"),
+  [
+    ("toi", LENGTHS, 48, "no seqio task or mixture 'toi'.*'toy'"),
+    ("toy", {"inputs": 8}, 48, "has None for 'targets'; expected a positive"),
+    ("toy", {"inputs": 0, "targets": 1}, 48, "has 0 for 'inputs'"),
+    ("toy", LENGTHS, 47, "'toy' has 48 tokens for 'inputs', the model only 47"),
+  ],
+)
+def test_task_that_does_not_fit(task, name, lengths, vocab_size, message):
+  inputs.check_task(task, LENGTHS, 48)
+  with pytest.raises(ValueError, match=message):
+    inputs.check_task(name, lengths, vocab_size)
