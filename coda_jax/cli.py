@@ -24,23 +24,20 @@ from coda_jax import params
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.set_verbosity(logging.ERROR)
 
-# What gin files can name as %params.TASK_PATTERNS, %assets.tiny_dense...
+# For gin files: %params.ALL_PATTERNS and %params.TASK_PATTERNS.
 gin.constant("params.ALL_PATTERNS", params.ALL_PATTERNS)
 gin.constant("params.TASK_PATTERNS", params.TASK_PATTERNS)
-for _model in ("tiny_dense", "tiny_coda"):
-  gin.constant(
-    f"assets.{_model}", str(Path(__file__).parent / "assets" / _model)
-  )
 
-_INPUT_ERRORS = (
-  ValueError,
-  TypeError,
-  NameError,
+# What gin raises for names, values and files that are wrong.
+_GIN_ERRORS = (
   AttributeError,
   ImportError,
+  NameError,
   OSError,
-  SyntaxError,
   RuntimeError,
+  SyntaxError,
+  TypeError,
+  ValueError,
 )
 
 
@@ -63,11 +60,15 @@ def run(
   """
   try:
     configure(argv, program, description)
-    configured(function)()
+    bound = configured(function)
+  except _GIN_ERRORS as error:
+    return _fail(error, program, 2)
+  try:
+    bound()
+  except (ValueError, OSError, ModuleNotFoundError) as error:
+    return _fail(error, program, 2)
   except FloatingPointError as error:
     return _fail(error, program, 1)
-  except _INPUT_ERRORS as error:
-    return _fail(error, program, 2)
   return 0
 
 
@@ -215,16 +216,24 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
     ) from error
 
 
+def write_config() -> None:
+  """Writes `MODEL_DIR/config.gin`, which describes the run by itself."""
+  folder = Path(gin.query_parameter("MODEL_DIR/gin.macro.value"))
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.gin").write_text(gin.config_str())
+
+
 def _fail(error: BaseException, program: str, code: int) -> int:
   """Reports an error on stderr in one message."""
   if os.environ.get("CODA_JAX_TRACEBACK"):
     raise error
-  # gin adds where it was calling from; the first lines say what is wrong.
+  # What is wrong comes first; then gin adds where it was calling from.
   message = re.split(r"\n\s*In call to configurable", str(error))[0].strip()
-  kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+  if isinstance(error, ModuleNotFoundError):
+    message += "; install what training needs: pip install 'coda_jax[train]'"
   print(
-    f"{program}: {kind}{message}\n"
-    "(CODA_JAX_TRACEBACK=1 in the environment shows where)",
+    f"{program}: {message}\n"
+    "(for the traceback, set CODA_JAX_TRACEBACK=1 in the environment)",
     file=sys.stderr,
   )
   return code

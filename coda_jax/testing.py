@@ -1,9 +1,9 @@
 """Tiny models and batches for tests, here and in other projects.
 
-  model = Transformer(testing.tiny_config(coda=CodaConfig(reduction=2.0)))
-  params = testing.random_params(model)
-  batch = testing.token_batch(model.config.vocab_size)
-  logits = model.apply({"params": params}, **batch, enable_dropout=False)
+model = Transformer(testing.tiny_config(coda=CodaConfig(reduction=2.0)))
+params = testing.random_params(model)
+batch = testing.token_batch(model.config.vocab_size)
+logits = model.apply({"params": params}, **batch, enable_dropout=False)
 """
 
 import zlib

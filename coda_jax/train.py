@@ -13,7 +13,10 @@ from coda_jax.training import loop
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `loop.train` with the bindings of the command line."""
-  return cli.run(loop.train, "python -m coda_jax.train", __doc__, argv)
+  code = cli.run(loop.train, "python -m coda_jax.train", __doc__, argv)
+  if code != 2:  # Bad input leaves no trace.
+    cli.write_config()
+  return code
 
 
 if __name__ == "__main__":

@@ -71,6 +71,16 @@ def test_masked_scores_do_not_leak(filler, method):
   )
 
 
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+def test_minus_infinity_is_a_mask(method):
+  scores, k = normal(3, 9), np.array([2, 3, 9], np.int32)
+  mask = np.arange(9) < np.array([[0], [7], [9]])
+  np.testing.assert_array_equal(
+    gradient(np.where(mask, scores, -np.inf), k, 0.1, None, method),
+    gradient(scores, k, 0.1, mask, method),
+  )
+
+
 def test_infinite_cotangent_of_zero_weights_does_not_spread():
   @jax.jit
   @jax.grad

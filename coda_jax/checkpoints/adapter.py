@@ -77,12 +77,12 @@ def load_adapter(
 
   Args:
     path: a folder that `save_adapter` wrote.
-    model: the backbone's model. A plain T5 takes the adapter's `CodaConfig`;
-      a model that has one keeps it, so that r may be another than in training.
+    model: the backbone's model.
     params: the backbone's parameters; adapter leaves in them are replaced.
 
   Returns:
-    (model, params) with the adapter.
+    (model, params) with the adapter and its `CodaConfig`. To run it at another
+    r, replace that of `model.config.coda`.
 
   Raises:
     FileNotFoundError: a file of the folder is missing.
@@ -102,9 +102,8 @@ def load_adapter(
       f"{fields['backbone'][:12]}..., this one's is {found[:12]}...; load the "
       "pretrained model that it was trained on"
     )
-  if model.config.coda is None:
-    coda = state.coda_from_dict(fields["coda"])
-    model = Transformer(dataclasses.replace(model.config, coda=coda))
+  coda = state.coda_from_dict(fields["coda"])
+  model = Transformer(dataclasses.replace(model.config, coda=coda))
   leaves = state.read_leaves(folder / WEIGHTS_FILE)
   expected = params_lib.flatten(state.abstract_params(model))
   wanted, _ = params_lib.split(

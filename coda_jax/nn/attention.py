@@ -175,6 +175,12 @@ class MultiHeadDotProductAttention(nn.Module):
       if query_positions is None:
         query_positions = jnp.arange(query.shape[1])[None, :]
       if key_positions is None:
+        if key.shape[1] > bias_table.shape[1] // 2 + 1:
+          raise ValueError(
+            f"bias_table is for {bias_table.shape[1] // 2 + 1} positions, but "
+            f"there are {key.shape[1]} keys; decoding with a cache needs "
+            "max_decode_length, the length of the cache"
+          )
         key_positions = jnp.arange(key.shape[1])[None, :]
       bias = bias_from_table(bias_table, query_positions, key_positions)
 

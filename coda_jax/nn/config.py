@@ -1,6 +1,7 @@
 """What CoDA adds to a backbone, as plain frozen dataclasses."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -93,7 +94,7 @@ class CodaConfig:
       ("reduction", self.reduction),
       *((f"layer_reductions of layer {i}", r) for i, r in pairs),
     ]:
-      if not r >= 1:
+      if not 1 <= r < math.inf:
         raise ValueError(
           f"CodaConfig.{where} is {r}; expected 1 (dense) or more, since a "
           "layer processes length / r tokens"

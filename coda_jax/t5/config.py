@@ -54,6 +54,15 @@ class T5Config:
           f"CodaConfig.layer_reductions names layer {layer}; the encoder has "
           f"layers 0 to {self.num_encoder_layers - 1}"
         )
+    wi = [f"wi_{i}" for i in range(len(self.mlp_activations))]
+    wi = wi if len(wi) > 1 else ["wi"]
+    projections = ("query", "key", "value", "out", *wi, "wo")
+    for target in self.lora.targets if self.lora else ():
+      if target not in projections:
+        raise ValueError(
+          f"LoraConfig.targets has {target!r}; this model's projections are "
+          f"{projections}"
+        )
 
   @property
   def lora(self):

@@ -1,41 +1,44 @@
 """What a run tells: a table first, progress, TensorBoard and JSON lines."""
 
 import json
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coda_jax import analysis
 from coda_jax import params as params_lib
-
-# Rows of the table; a parameter is of the first row that matches its path.
-_GROUPS = (
-  ("adapters", r".*/adapter/.*"),
-  ("routers", r".*/router/.*"),
-  ("LoRA", r".*/lora/.*"),
-  ("norms", r".*_norm/scale"),
-  ("embedding, logits", r"(token_embedder|decoder/logits_dense)/.*"),
-  ("encoder", r"encoder/.*"),
-  ("decoder", r"decoder/.*"),
-)
+from coda_jax.t5.config import T5Config
 
 
-def parameter_table(trained: Any, frozen: Any) -> str:
-  """A table of what is trained and what is frozen, in parameters."""
-  columns = [params_lib.flatten(trained), params_lib.flatten(frozen)]
-  counts = {name: [0, 0] for name, _ in (*_GROUPS, ("other", ""))}
-  for column, leaves in enumerate(columns):
-    for path, leaf in leaves.items():
-      counts[_group(path)][column] += int(leaf.size)
-  rows = [(name, *row) for name, row in counts.items() if sum(row)]
-  totals = [sum(row[i] for row in rows) for i in (1, 2)]
-  rows.append(("all", *totals))
-  lines = [("parameters", "trained", "frozen")]
-  lines += [(name, f"{a:,}", f"{b:,}") for name, a, b in rows]
-  share = totals[0] / max(sum(totals), 1)
-  return f"{format_table(lines)}\ntrained share: {share:.2%}"
+def model_table(
+  config: T5Config, lengths: Mapping[str, int], trained: Any, frozen: Any
+) -> str:
+  """What is trained, what is frozen, and what a forward pass costs.
+
+  Args:
+    config: the model's shape.
+    lengths: {"inputs": n, "targets": m}, in tokens.
+    trained: nested mapping of the leaves that are trained.
+    frozen: of those that are not.
+  """
+  rows = [
+    (part, f"{a:,}", f"{b:,}")
+    for part, (a, b) in analysis.parameter_counts(trained, frozen).items()
+  ]
+  a, b = params_lib.count(trained), params_lib.count(frozen)
+  rows.append(("all", f"{a:,}", f"{b:,}"))
+  encoder = analysis.encoder_flops(config, lengths["inputs"])
+  decoder = analysis.decoder_flops(
+    config, lengths["inputs"], lengths["targets"]
+  )
+  return (
+    format_table([("parameters", "trained", "frozen"), *rows])
+    + f"\ntrained share: {a / (a + b):.2%}"
+    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, decoder "
+    + f"{decoder / 1e9:.3g}"
+  )
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -50,13 +53,6 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
   ]
   lines.insert(1, "  ".join("-" * width for width in widths))
   return "\n".join(lines)
-
-
-def _group(path: str) -> str:
-  for name, pattern in _GROUPS:
-    if re.fullmatch(pattern, path):
-      return name
-  return "other"
 
 
 def format_scalars(scalars: Mapping[str, float]) -> str:
@@ -103,22 +99,22 @@ class Logger:
     self._lines.flush()
 
   def progress(
-    self, step: int, scalars: Mapping[str, float], rate: float, tokens: float
+    self, step: int, loss: float, rate: float, tokens: float
   ) -> None:
     """Shows where the run is.
 
     Args:
       step: steps done.
-      scalars: what to show, such as the loss.
+      loss: of the last steps.
       rate: steps a second.
       tokens: tokens a second.
     """
-    text = f"{format_scalars(scalars)}  {tokens:,.0f} tokens/s"
+    text = f"loss {loss:.4g}  {tokens:,.0f} tokens/s"
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._done)
     else:
-      left = format_seconds((self._steps - step) / rate) if rate else "?"
+      left = format_seconds((self._steps - step) / rate)
       print(
         f"step {step}/{self._steps}  {text}  {rate:.3g} steps/s  {left} left",
         flush=True,
@@ -141,17 +137,18 @@ def format_seconds(seconds: float) -> str:
 
 
 class Rate:
-  """Steps and tokens a second since the last `reset`."""
+  """Steps a second since the last `reset` or `measure`."""
 
-  def __init__(self):
-    self.reset()
+  def __init__(self, step: int):
+    self.reset(step)
 
-  def reset(self) -> None:
-    """Starts the clock anew, after what should not count."""
-    self._start = time.perf_counter()
+  def reset(self, step: int) -> None:
+    """Starts the clock after `step`, and after what should not count."""
+    self._step, self._start = step, time.perf_counter()
 
-  def measure(self, steps: int, tokens: float) -> tuple[float, float]:
-    """(steps a second, tokens a second) of the time since; starts anew."""
+  def measure(self, step: int) -> float:
+    """Steps a second since then; starts the clock anew."""
     seconds = max(time.perf_counter() - self._start, 1e-9)
-    self.reset()
-    return steps / seconds, tokens / seconds
+    rate = max(step - self._step, 1) / seconds
+    self.reset(step)
+    return rate

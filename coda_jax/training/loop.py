@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from coda_jax import params as params_lib
+from coda_jax.checkpoints import adapter as adapter_files
 from coda_jax.checkpoints import state as model_files
 from coda_jax.training import inputs, optimizers, state, steps
 from coda_jax.training.evaluation import Evaluation
@@ -16,8 +17,10 @@ from coda_jax.training.logging import (
   Logger,
   Rate,
   format_scalars,
-  parameter_table,
+  model_table,
 )
+
+_NORMS = ("grad_norm", "update_norm")
 
 
 def train(
@@ -52,7 +55,7 @@ def train(
   Args:
     model: a `Transformer`.
     model_dir: gets `checkpoints/`, `metrics.jsonl`, TensorBoard's files and, at
-      the end, `model/`, or `adapter/` if some leaves were frozen.
+      the end, `model/`, or `adapter/` if only `TASK_PATTERNS` was trained.
     mixture_or_task_name: known to seqio.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
     batch_size: examples a step.
@@ -61,8 +64,8 @@ def train(
     optimizer: of `optimizers`, or like them.
     trained_patterns: regular expressions over parameter paths; what none of
       them matches is frozen.
-    initial_checkpoint_path: a folder that `coda_jax.load_pretrained` reads;
-      None starts from scratch.
+    initial_checkpoint_path: as for `coda_jax.load_pretrained`; None starts
+      from scratch.
     seed: of initialisation, data order and dropout.
     pack: put several short examples into one row; not for models that route.
     z_loss: see `steps.cross_entropy`.
@@ -123,13 +126,13 @@ def train(
     pack=pack,
   )
   logger = Logger(model_dir, first_step=first_step, steps=train_steps)
-  logger.say(parameter_table(trained, frozen))
+  logger.say(model_table(model.config, task_feature_lengths, trained, frozen))
   if first_step:
     logger.say(f"resuming {model_dir} after step {first_step}")
 
   results: dict[str, float] = {}
   pending: list[Any] = []
-  rate = Rate()
+  rate = Rate(first_step)
   try:
     for done in range(first_step + 1, train_steps + 1):
       current, metrics = train_step(current, frozen, next(batches), train_key)
@@ -141,15 +144,17 @@ def train(
         # Fetching waits for the device: only here does the host look.
         summary = _summarize(jax.device_get(pending), done)
         summary["learning_rate"] = float(learning_rate(done - 1))
-        tokens = summary.pop("tokens")
-        speed = rate.measure(len(pending), tokens)
-        summary["steps_per_second"], summary["tokens_per_second"] = speed
+        speed = rate.measure(done)
+        summary["steps_per_second"] = speed
+        summary["tokens_per_second"] = speed * summary.pop("tokens")
         pending = []
         logger.write(done, summary, "train")
-        logger.progress(done, {"loss": summary["loss"]}, *speed)
+        logger.progress(
+          done, summary["loss"], speed, summary["tokens_per_second"]
+        )
       elif done == first_step + 1:
-        jax.block_until_ready(metrics)  # Compiles.
-        rate.reset()
+        jax.block_until_ready(metrics)  # Compiling is no part of the rate.
+        rate.reset(done)
       if saves:
         checkpoints.save(current)
       if evaluates:
@@ -157,7 +162,7 @@ def train(
         logger.write(done, results, "eval")
         logger.say(f"step {done}  {eval_split}: {format_scalars(results)}")
       if evaluates or saves:
-        rate.reset()
+        rate.reset(done)
     path = _save(
       Path(model_dir), model, current.trained, frozen, dtype=save_dtype
     )
@@ -176,21 +181,21 @@ def _summarize(history: Sequence[Mapping[str, Any]], done: int):
   """Means over the steps since the last report; refuses what is not finite."""
   first = done - len(history) + 1
   for step, metrics in enumerate(history, first):
-    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    if not (np.isfinite(loss) and np.isfinite(norm)):
+    watched = {name: metrics[name] for name in ("loss", *_NORMS)}
+    if not all(np.isfinite(value) for value in watched.values()):
       raise FloatingPointError(
-        f"step {step}: loss {loss}, gradient norm {norm}; training has "
-        "diverged. What was saved before is kept. Lower the learning rate, "
-        "lengthen the warm-up, or set clip_norm of the optimizer; then start "
-        "again to resume from the last checkpoint"
+        f"step {step}: training has diverged: {format_scalars(watched)}. What "
+        "was saved before is kept. Lower the learning rate, lengthen the "
+        "warm-up, or set clip_norm of the optimizer; then start again to "
+        "resume from the last checkpoint"
       )
   weights = np.array([float(m["target_tokens"]) for m in history])
   weights = np.maximum(weights, 1e-9)
   means = {
     name: float(np.average([float(m[name]) for m in history], weights=weights))
-    for name in ("loss", "accuracy", "grad_norm")
+    for name in ("loss", "accuracy", *_NORMS)
   }
-  return {**means, "tokens": sum(float(m["tokens"]) for m in history)}
+  return {**means, "tokens": np.mean([float(m["tokens"]) for m in history])}
 
 
 def _initial_params(model: nn.Module, key: jax.Array, path: str | None):
@@ -204,14 +209,13 @@ def _initial_params(model: nn.Module, key: jax.Array, path: str | None):
 def _save(
   model_dir: Path, model: nn.Module, trained: Any, frozen: Any, *, dtype: str
 ) -> Path:
-  """Writes what was trained: a whole model, or only what a task owns."""
+  """Writes what was trained: only what a task owns, or else a whole model."""
   params = params_lib.merge(trained, frozen)
-  if params_lib.count(frozen) == 0:
-    model_files.save_model(
-      model_dir / "model", model.config, params, dtype=dtype
-    )
-    return model_dir / "model"
-  from coda_jax.checkpoints import adapter
-
-  adapter.save_adapter(model_dir / "adapter", model, params)
-  return model_dir / "adapter"
+  if all(
+    params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+    for path in params_lib.flatten(trained)
+  ):
+    adapter_files.save_adapter(model_dir / "adapter", model, params)
+    return model_dir / "adapter"
+  model_files.save_model(model_dir / "model", model.config, params, dtype=dtype)
+  return model_dir / "model"

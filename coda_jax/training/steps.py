@@ -100,12 +100,14 @@ def make_train_step(
     (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
       state.trained
     )
-    updates, opt_state = optimizer.update(
-      gradient, state.opt_state, state.trained
-    )
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it.
+      updates, opt_state = optimizer.update(
+        gradient, state.opt_state, state.trained
+      )
     metrics |= {
       "loss": loss,
-      "grad_norm": optax.global_norm(gradient),
+      "grad_norm": optax.tree.norm(gradient),
+      "update_norm": optax.tree.norm(updates),
       "tokens": metrics["target_tokens"]
       + (batch["encoder_input_tokens"] > 0).sum().astype(jnp.float32),
     }

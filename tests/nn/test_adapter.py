@@ -69,7 +69,9 @@ def test_lora_equals_its_formula():
   x, kernel = random(2, 3, 8), random(8, 6, seed=1)
   a, b = random(8, 2, seed=2), random(2, 6, seed=3)
   dense = layers.DenseGeneral(
-    6, ("embed", "mlp"), lora=LoraConfig(2, alpha=5.0, targets=("wi",)),
+    6,
+    ("embed", "mlp"),
+    lora=LoraConfig(2, alpha=5.0, targets=("wi",)),
     name="wi",
   )
   params = {
@@ -99,9 +101,7 @@ def test_lora_goes_to_its_target_alone(target):
   # Fresh, it changes nothing: the same kernels without it.
   without = {n: {"kernel": params[n]["kernel"]} for n in names}
   plain = module.clone(lora=None)
-  np.testing.assert_array_equal(
-    y, plain.apply({"params": without}, *arguments)
-  )
+  np.testing.assert_array_equal(y, plain.apply({"params": without}, *arguments))
   # Trained, it is the kernel plus alpha / rank a b.
   factors = params[target]["lora"]
   factors["b"]["kernel"] += 0.3

@@ -29,7 +29,9 @@ def attend(query, key, value, mask, bias):
     )
     weights = np.exp(scores - scores.max())
     weights /= weights.sum()
-    out[b, i, h] = sum(w * value[b, j, h] for w, j in zip(weights, seen))
+    out[b, i, h] = sum(
+      w * value[b, j, h] for w, j in zip(weights, seen, strict=False)
+    )
   return out
 
 
@@ -208,7 +210,5 @@ def test_kept_keys_and_values_serve_several_rows_each():
     variables, x[::2], context, mask, keep_kv=True, mutable=["encoded_kv"]
   )
   # The context itself is not read any more.
-  found = layer.apply(
-    variables | kept, x, context * np.nan, mask, keep_kv=True
-  )
+  found = layer.apply(variables | kept, x, context * np.nan, mask, keep_kv=True)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -64,11 +64,28 @@ def jitted(layer, params, x, mask, table):
   return layer.apply(variables, x, mask, bias_table=table)
 
 
-def run(layer, params, x, mask):
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.value_and_grad, argnums=(1, 2))
+def jitted_gradients(layer, params, x, mask, table, direction):
+  return jnp.sum(jitted(layer, params, x, mask, table)[0] * direction)
+
+
+def run(layer, params, x, mask, function=jitted, **kwargs):
+  """Calls the jitted `function` in float32."""
   params = {path: jnp.float32(leaf) for path, leaf in params.items()}
   n = x.shape[1]
   table = jnp.float32(BIAS[:, 20 - n : 19 + n])
-  return jitted(layer, params, jnp.float32(x), mask, table)
+  return function(layer, params, jnp.float32(x), mask, table, **kwargs)
+
+
+def gradients(layer, params, x, mask, direction):
+  """Gradients of sum(y * direction): of the parameters, of x."""
+  direction = jnp.float32(direction)
+  loss, grads = run(
+    layer, params, x, mask, jitted_gradients, direction=direction
+  )
+  assert np.isfinite(loss)
+  return grads
 
 
 def rms_norm(x, scale):
@@ -120,7 +137,7 @@ def reference(params, x, lengths, reduction, attention, rule, epsilon=0.03):
           logits.append(query @ key + BIAS[h, 19 + j - i])
         shares = np.exp(np.array(logits) - max(logits))
         shares /= shares.sum()
-        for j, share in zip(seen, shares):
+        for j, share in zip(seen, shares, strict=False):
           value = x_norm[j] @ p["attention/value/kernel"][:, part]
           z += share * value @ p["attention/out/kernel"][part]
       t = rms_norm(x[b, i] + z, p["pre_mlp_layer_norm/scale"])
@@ -228,33 +245,33 @@ def test_sequences_no_longer_than_the_budget_are_dense():
   np.testing.assert_allclose(routed, dense, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", ["soft_top_k", "sigmoid"])
-@pytest.mark.parametrize("attention", ["k_to_k", "k_to_all"])
+@pytest.mark.parametrize(
+  ("attention", "rule"), [("k_to_k", "soft_top_k"), ("k_to_all", "sigmoid")]
+)
 def test_rows_of_padding_give_no_nan(attention, rule):
   params, (x, mask) = random_params(), random_tokens((0, 3))
   layer = make_layer(attention=attention, router=rule)
-  loss = lambda p, x: jnp.square(run(layer, p, x, mask)[0]).sum()
-  params = {path: jnp.float32(leaf) for path, leaf in params.items()}
-  values, grads = jax.value_and_grad(loss, (0, 1))(params, jnp.float32(x))
-  assert np.isfinite(values)
+  grads = gradients(layer, params, x, mask, np.ones_like(x))
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize("attention", ["k_to_k", "k_to_all"])
 def test_gather_and_one_hot_agree(attention):
   params, (x, mask) = random_params(), random_tokens()
-  params = {path: jnp.float32(leaf) for path, leaf in params.items()}
-  outputs, gradients = [], []
-  for dispatch in ("gather", "one_hot", "auto"):
-    layer = make_layer(attention=attention, dispatch=dispatch)
-    loss = lambda p, x, layer=layer: jnp.sin(run(layer, p, x, mask)[0]).sum()
-    outputs.append(run(layer, params, x, mask)[0])
-    gradients.append(jax.grad(loss, (0, 1))(params, jnp.float32(x)))
-  np.testing.assert_array_equal(outputs[0], outputs[2])
-  np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
+  direction = np.random.default_rng(5).standard_normal(x.shape)
+  options = {"attention": attention, "router": "sigmoid"}
+  by_index, one_hot, auto = (
+    make_layer(**options, dispatch=dispatch)
+    for dispatch in ("gather", "one_hot", "auto")
+  )
+  expected, _ = run(by_index, params, x, mask)
+  np.testing.assert_array_equal(run(auto, params, x, mask)[0], expected)
+  found, _ = run(one_hot, params, x, mask)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    *gradients[:2],
+    gradients(one_hot, params, x, mask, direction),
+    gradients(by_index, params, x, mask, direction),
   )
 
 
@@ -279,11 +296,7 @@ def test_router_learns_by_the_gradient_of_the_equations(rule):
   x, mask = random_tokens(lengths)
   direction = np.random.default_rng(5).standard_normal(x.shape)
   layer = make_layer(3.0, router=rule, epsilon=0.7)
-
-  def loss(params):
-    return jnp.sum(run(layer, params, x, mask)[0] * jnp.float32(direction))
-
-  grads = jax.grad(loss)({p: jnp.float32(v) for p, v in params.items()})
+  grads, _ = gradients(layer, params, x, mask, direction)
   for path, index in [
     *(("router/kernel", (i,)) for i in range(EMB)),
     ("adapter/up/kernel", (1, 2)),

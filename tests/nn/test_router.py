@@ -65,9 +65,7 @@ def test_selection_fields(rule):
   """Slots beyond the budget are empty; no padding is ever selected."""
   lengths, n = [10, 7, 1, 0], 10
   mask = lengths_mask(lengths, n)
-  selection = route(
-    rule, random(4, n, 5), mask, kernel=random(5, seed=1)
-  )
+  selection = route(rule, random(4, n, 5), mask, kernel=random(5, seed=1))
   assert [f.name for f in dataclasses.fields(selection)] == [
     "indices",
     "weights",
@@ -128,7 +126,7 @@ def test_soft_top_k_weights_sum_to_the_budget_before_selection(epsilon):
   selection = route(
     "soft_top_k", x, lengths_mask(lengths, 12), kernel=kernel, epsilon=epsilon
   )
-  for row, (length, k) in enumerate(zip(lengths, budgets)):
+  for row, (length, k) in enumerate(zip(lengths, budgets, strict=False)):
     scores = x[row, :length].astype(np.float64) @ kernel
     expected = np.sort(soft_weights(scores, k, epsilon))[::-1][:k]
     np.testing.assert_allclose(selection.weights[row, :k], expected, rtol=1e-4)
@@ -172,9 +170,7 @@ def test_nothing_is_learned_without_scores(rule):
 def test_random_router_draws_from_its_own_rng():
   x, mask = random(2, 30, 5), np.ones((2, 30), bool)
   draw = lambda seed: np.asarray(
-    route(
-      "random", x, mask, rngs={"routing": jax.random.key(seed)}
-    ).indices
+    route("random", x, mask, rngs={"routing": jax.random.key(seed)}).indices
   )
   np.testing.assert_array_equal(draw(0), draw(0))
   assert (draw(0) != draw(1)).any()
@@ -187,10 +183,10 @@ def test_random_router_draws_from_its_own_rng():
 def test_random_router_is_uniform():
   mask = lengths_mask([6], 8)
   keys = jax.random.split(jax.random.key(0), 600)
-  scores = jax.jit(
-    jax.vmap(lambda key: router_lib.random_scores(key, (1, 8)))
-  )(keys)
-  take = jax.vmap(lambda s: router_lib.select(s, mask, 2.0)[0][0, :3])
+  scores = jax.jit(jax.vmap(lambda key: router_lib.random_scores(key, (1, 8))))(
+    keys
+  )
+  take = jax.vmap(lambda s: router_lib.select(s, mask, 2.0)[1][0, :3])
   counts = np.bincount(np.asarray(take(scores)).ravel(), minlength=8)
   # 600 draws of 3 out of 6 take each token 300 times, deviation 12.
   assert (np.abs(counts[:6] - 300) < 5 * 12).all()
@@ -208,9 +204,7 @@ def test_selection_does_not_depend_on_padding(rule):
     for n in (9, 20)
   )
   for row, k in enumerate([5, 3]):
-    np.testing.assert_array_equal(
-      short.indices[row, :k], long.indices[row, :k]
-    )
+    np.testing.assert_array_equal(short.indices[row, :k], long.indices[row, :k])
     np.testing.assert_allclose(
       short.weights[row, :k], long.weights[row, :k], rtol=1e-5
     )

@@ -216,50 +216,62 @@ def test_beam_search_equals_a_plain_search_that_never_stops_early():
       np.testing.assert_allclose(scores[row], expected[1], rtol=1e-5)
 
 
-def _certain(eos_at, vocab=5):
-  """A step function that ends, all but certainly, after `eos_at` tokens."""
+def _by_position(*probs):
+  """A step function of the position alone, and a list that counts its calls.
+
+  The last of the distributions holds from there on.
+  """
   counted = []
+  table = jnp.log(jnp.array(probs))
 
   def step(index, last):
     jax.debug.callback(lambda: counted.append(1))
-    token = jnp.where(index + 1 >= eos_at, EOS, 3)
-    logits = 20 * jax.nn.one_hot(token, vocab)
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    return jnp.broadcast_to(log_probs, (last.shape[0], vocab)), index + 1
+    row = table[jnp.minimum(index, len(probs) - 1)]
+    rows = jnp.broadcast_to(row[None, :], (*last.shape, *row.shape))
+    return rows, index + 1
 
   return step, counted
 
 
-def test_beam_search_stops_once_nothing_can_win():
-  step, counted = _certain(eos_at=3)
-  tokens, _ = beam.search(
+def _search(step, is_empty=(False,), *, alpha=0.6, max_length, eos_id=EOS):
+  return beam.search(
     step,
     jnp.zeros((), jnp.int32),
-    jnp.array([False, True]),
+    jnp.array(is_empty),
     num_beams=2,
-    max_length=40,
-    alpha=jnp.float32(0.6),
-    eos_id=EOS,
+    max_length=max_length,
+    alpha=jnp.float32(alpha),
+    eos_id=eos_id,
   )
+
+
+def test_beam_search_stops_once_nothing_can_win():
+  token2, end = [1e-9, 1e-9, 1.0], [1e-9, 1.0, 1e-9]
+  step, counted = _by_position(token2, token2, end)
+  tokens, _ = _search(step, [False, True], max_length=40)
   jax.effects_barrier()
-  assert tokens[:, :5].tolist() == [[3, 3, 1, 0, 0], [0, 0, 0, 0, 0]]
+  assert tokens[:, :5].tolist() == [[2, 2, 1, 0, 0], [0, 0, 0, 0, 0]]
   assert len(counted) == 3
 
 
+def test_beam_search_goes_on_while_a_longer_sequence_can_win():
+  token2, end = [1e-9, 1e-9, 1.0], [1e-9, 1.0, 1e-9]
+  step, _ = _by_position([1e-9, 0.6, 0.4], token2, token2, token2, end)
+  # log(0.6) = -0.51 against log(0.4) / (10 / 6)^2 = -0.33.
+  tokens, scores = _search(step, alpha=2.0, max_length=6)
+  assert tokens.tolist() == [[2, 2, 2, 2, 1, 0]]
+  np.testing.assert_allclose(scores, np.log(0.4), rtol=1e-5)
+  tokens, scores = _search(step, alpha=0.5, max_length=6)
+  assert tokens.tolist() == [[1, 0, 0, 0, 0, 0]]
+  np.testing.assert_allclose(scores, np.log(0.6), rtol=1e-5)
+
+
 def test_beam_search_returns_the_best_beam_if_nothing_ended():
-  step, _ = _certain(eos_at=99)
-  tokens, scores = beam.search(
-    step,
-    jnp.zeros((), jnp.int32),
-    jnp.array([False]),
-    num_beams=2,
-    max_length=3,
-    alpha=jnp.float32(0.6),
-    # The tokens that do not exist are never drawn.
-    eos_id=99,
-  )
-  assert tokens.tolist() == [[3, 3, 3]]
-  np.testing.assert_allclose(scores, 0.0, atol=1e-5)
+  step, _ = _by_position([0.2, 0.1, 0.7])
+  # No token of this vocabulary ends.
+  tokens, scores = _search(step, max_length=3, eos_id=99)
+  assert tokens.tolist() == [[2, 2, 2]]
+  np.testing.assert_allclose(scores, 3 * np.log(0.7), rtol=1e-5)
 
 
 def test_one_beam_and_temperature_zero_are_greedy():

@@ -26,7 +26,9 @@ def test_eval_batches_cover_the_split_and_fill_up_with_padding(task):
   found = list(
     inputs.eval_batches(task, "validation", lengths=LENGTHS, batch_size=4)
   )
-  assert [batch["decoder_target_tokens"].shape for batch in found] == [(4, 3)] * 2
+  assert [batch["decoder_target_tokens"].shape for batch in found] == [
+    (4, 3)
+  ] * 2
   real = [int((b["encoder_input_tokens"] > 0).any(1).sum()) for b in found]
   assert real == [4, 3]
   assert all((value[3] == 0).all() for value in found[1].values())

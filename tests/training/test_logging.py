@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 
+from coda_jax import analysis, testing
 from coda_jax.training import logging
 
 
-def test_parameter_table():
+def test_model_table():
   trained = {
     "encoder": {
       "layers_0": {
@@ -15,14 +16,19 @@ def test_parameter_table():
     }
   }
   frozen = {"decoder": {"layers_0": {"mlp": {"wo": np.zeros((87, 100))}}}}
-  assert logging.parameter_table(trained, frozen) == (
+  config = testing.tiny_config()
+  lengths = {"inputs": 32, "targets": 8}
+  encoder = analysis.encoder_flops(config, 32) / 1e9
+  decoder = analysis.decoder_flops(config, 32, 8) / 1e9
+  assert logging.model_table(config, lengths, trained, frozen) == (
     "parameters  trained  frozen\n"
     "----------  -------  ------\n"
     "adapters      1,200       0\n"
     "norms           100       0\n"
     "decoder           0   8,700\n"
     "all           1,300   8,700\n"
-    "trained share: 13.00%"
+    "trained share: 13.00%\n"
+    f"GFLOPs an example, forward: encoder {encoder:.3g}, decoder {decoder:.3g}"
   )
 
 
@@ -30,11 +36,10 @@ def test_logger_without_a_terminal(tmp_path, capsys):
   logger = logging.Logger(tmp_path, first_step=0, steps=100)
   logger.say("hello")
   logger.write(10, {"loss": 2.5}, "train")
-  logger.progress(10, {"loss": 2.5}, 0.02, 1234.5)
+  logger.progress(10, 2.5, 0.02, 1234.5)
   logger.close()
   assert capsys.readouterr().out == (
-    "hello\n"
-    "step 10/100  loss 2.5  1,234 tokens/s  0.02 steps/s  1:15:00 left\n"
+    "hello\nstep 10/100  loss 2.5  1,234 tokens/s  0.02 steps/s  1:15:00 left\n"
   )
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line) for line in lines] == [
@@ -46,3 +51,15 @@ def test_logger_without_a_terminal(tmp_path, capsys):
 def test_format_seconds():
   assert logging.format_seconds(59.6) == "1:00"
   assert logging.format_seconds(3723) == "1:02:03"
+
+
+def test_rate(monkeypatch):
+  now = [10.0]
+  monkeypatch.setattr(logging.time, "perf_counter", lambda: now[0])
+  rate = logging.Rate(3)
+  now[0] = 12.0
+  assert rate.measure(8) == 2.5
+  now[0] = 20.0
+  rate.reset(9)
+  now[0] = 21.0
+  assert rate.measure(11) == 2.0

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ VALUE = np.array([1.0, -2.0, 3.0], np.float32)
 
 def first_step(transform):
   params = {"x": jnp.asarray(VALUE)}
-  updates, _ = transform.update(
-    {"x": jnp.asarray(GRADIENT)}, transform.init(params), params
-  )
+  with jax.numpy_dtype_promotion("standard"):  # As the training step does.
+    updates, _ = transform.update(
+      {"x": jnp.asarray(GRADIENT)}, transform.init(params), params
+    )
   return np.asarray(updates["x"])
 
 
@@ -76,7 +78,8 @@ def test_clip_norm():
 )
 def test_schedules(schedule, expected):
   for step, value in expected.items():
-    rate = schedule(jnp.asarray(step, jnp.int32))
+    with jax.numpy_dtype_promotion("standard"):
+      rate = schedule(jnp.asarray(step, jnp.int32))
     np.testing.assert_allclose(rate, value, rtol=1e-5, atol=1e-6)
 
 

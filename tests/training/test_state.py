@@ -30,7 +30,8 @@ def test_round_trip_of_the_newest(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "other", [make(optax.sgd(0.1, momentum=0.9)), make(optax.adam(0.1), shape=(4,))]
+  "other",
+  [make(optax.sgd(0.1, momentum=0.9)), make(optax.adam(0.1), shape=(4,))],
 )
 def test_another_run_in_the_folder(tmp_path, other):
   checkpoints = Checkpoints(tmp_path)

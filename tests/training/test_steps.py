@@ -20,10 +20,10 @@ def log_softmax(logits):
 def make(**overrides):
   model = Transformer(testing.tiny_config(**overrides))
   batch = testing.token_batch(model.config.vocab_size)
-  params = model.init(jax.random.key(0), **batch, enable_dropout=False)
+  params = testing.random_params(model)
   targets = batch["decoder_target_tokens"]
   batch["decoder_loss_weights"] = (targets > 0).astype(np.int32)
-  return model, testing.random_params(params["params"]), batch
+  return model, params, batch
 
 
 def expected_loss(model, params, batch):
@@ -64,7 +64,7 @@ def test_train_step_follows_the_gradient_of_trained_leaves():
   model, params, batch = make(coda=CodaConfig(reduction=2, bottleneck_dim=4))
   trained, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
   optimizer = optax.sgd(1.0)
-  state = TrainState.create(jax.tree.map(jnp.asarray, trained), optimizer)
+  state = TrainState.create(jax.tree.map(jnp.array, trained), optimizer)
   step = steps.make_train_step(model, optimizer)
   after, metrics = step(state, frozen, batch, jax.random.key(0))
   loss, accuracy = expected_loss(model, params, batch)
@@ -73,7 +73,9 @@ def test_train_step_follows_the_gradient_of_trained_leaves():
   assert metrics["target_tokens"] == 8 and metrics["tokens"] == 8 + 15
   assert after.step == 1
   # Against finite differences of the loss, along the gradient itself.
-  gradient = jax.tree.map(lambda a, b: a - np.asarray(b), trained, after.trained)
+  gradient = jax.tree.map(
+    lambda a, b: a - np.asarray(b), trained, after.trained
+  )
   norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient)))
   np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
   assert params_lib.flatten(gradient).keys() == {
@@ -103,7 +105,7 @@ def test_dropout_depends_on_the_step_alone():
   step = steps.make_train_step(model, optimizer)
 
   def loss(number):
-    state = TrainState.create(jax.tree.map(jnp.asarray, params), optimizer)
+    state = TrainState.create(jax.tree.map(jnp.array, params), optimizer)
     state = state.replace(step=jnp.asarray(number, jnp.int32))
     return float(step(state, {}, batch, jax.random.key(0))[1]["loss"])
 

@@ -1,0 +1,182 @@
+"""What a model costs: parameters, FLOPs and latency."""
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from coda_jax import params as params_lib
+from coda_jax.nn import router
+from coda_jax.t5.config import T5Config
+
+# Names of parts of a model; a parameter is of the first whose pattern matches
+# its path.
+GROUPS = (
+  ("adapters", r".*/adapter/.*"),
+  ("routers", r".*/router/.*"),
+  ("LoRA", r".*/lora/.*"),
+  ("norms", r".*_norm/scale"),
+  ("embedding, logits", r"(token_embedder|decoder/logits_dense)/.*"),
+  ("encoder", r"encoder/.*"),
+  ("decoder", r"decoder/.*"),
+  ("other", r".*"),
+)
+
+
+def parameter_counts(
+  trained: params_lib.Params, frozen: params_lib.Params
+) -> dict[str, tuple[int, int]]:
+  """Counts parameters by part of the model.
+
+  Args:
+    trained: nested mapping of arrays or `jax.ShapeDtypeStruct`s.
+    frozen: likewise; `params.split` gives both.
+
+  Returns:
+    {part: (trained, frozen)}, in the order of `GROUPS`, empty parts left out.
+  """
+  counts = {name: [0, 0] for name, _ in GROUPS}
+  for column, tree in enumerate((trained, frozen)):
+    for path, leaf in params_lib.flatten(tree).items():
+      group = next(name for name, p in GROUPS if re.fullmatch(p, path))
+      counts[group][column] += int(leaf.size)
+  return {name: (a, b) for name, (a, b) in counts.items() if a or b}
+
+
+def trained_share(
+  params: params_lib.Params,
+  patterns: Sequence[str] = params_lib.TASK_PATTERNS,
+) -> float:
+  """Trained over all parameters; arguments as of `params.split`."""
+  trained, _ = params_lib.split(params, patterns)
+  return params_lib.count(trained) / params_lib.count(params)
+
+
+def encoder_flops(config: T5Config, length: int) -> int:
+  """Floating-point operations of the encoder for one sequence.
+
+  Two a multiply-add of each matrix product: projections, attention, MLP, LoRA,
+  adapters and router scores. Norms, softmax, soft top-k and the moving of
+  tokens are left out; they are a few per cent of the whole. A routed layer
+  counts its ceil(length / r) slots.
+
+  Args:
+    config: the model's shape.
+    length: tokens of the sequence, padding included.
+  """
+  total = 0
+  for layer in range(config.num_encoder_layers):
+    reduction = config.layer_reduction(layer)
+    tokens = router.capacity(length, reduction)
+    context = length
+    if reduction > 1:
+      if config.coda.attention == "k_to_k":
+        context = tokens
+      if config.coda.router in ("soft_top_k", "sigmoid"):
+        total += 2 * length * config.emb_dim
+    total += _attention_flops(config, tokens, context)
+    total += _mlp_flops(config, tokens)
+    total += _adapter_flops(config, length)
+  return total
+
+
+def decoder_flops(
+  config: T5Config, encoder_length: int, decoder_length: int
+) -> int:
+  """Floating-point operations of the decoder for one sequence, logits included.
+
+  Counted as in `encoder_flops`. Decoding token by token, with a cache of
+  `decoder_length`, takes as many as all targets at once.
+
+  Args:
+    config: the model's shape.
+    encoder_length: encoded tokens, padding included.
+    decoder_length: target tokens, padding included.
+  """
+  layer = (
+    _attention_flops(config, decoder_length, decoder_length)
+    + _attention_flops(config, decoder_length, encoder_length)
+    + _mlp_flops(config, decoder_length)
+    + _adapter_flops(config, decoder_length)
+  )
+  logits = 2 * decoder_length * config.emb_dim * config.vocab_size
+  return config.num_decoder_layers * layer + logits
+
+
+def _dense_flops(
+  config: T5Config, name: str, tokens: int, inputs: int, features: int
+) -> int:
+  """The projection called `name`, and its LoRA if it has one."""
+  total = 2 * tokens * inputs * features
+  if config.lora and name in config.lora.targets:
+    total += 2 * tokens * config.lora.rank * (inputs + features)
+  return total
+
+
+def _attention_flops(config: T5Config, queries: int, keys: int) -> int:
+  inner = config.num_heads * config.head_dim
+  return (
+    _dense_flops(config, "query", queries, config.emb_dim, inner)
+    + _dense_flops(config, "key", keys, config.emb_dim, inner)
+    + _dense_flops(config, "value", keys, config.emb_dim, inner)
+    + _dense_flops(config, "out", queries, inner, config.emb_dim)
+    # Logits, and the weighted sum of the values.
+    + 2 * (2 * queries * keys * inner)
+  )
+
+
+def _mlp_flops(config: T5Config, tokens: int) -> int:
+  branches = len(config.mlp_activations)
+  names = [f"wi_{i}" for i in range(branches)] if branches > 1 else ["wi"]
+  wi = sum(
+    _dense_flops(config, name, tokens, config.emb_dim, config.mlp_dim)
+    for name in names
+  )
+  return wi + _dense_flops(config, "wo", tokens, config.mlp_dim, config.emb_dim)
+
+
+def _adapter_flops(config: T5Config, tokens: int) -> int:
+  bottleneck = config.coda.bottleneck_dim if config.coda else 0
+  return 2 * (2 * tokens * config.emb_dim * bottleneck)
+
+
+def paired_times(
+  functions: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, list[float]]:
+  """Times alternatives in turn: A B C A B C ...
+
+  A machine's speed drifts; alternatives timed in turn meet the same drift, so
+  that their ratios hold where their absolute times do not. Each is called once
+  before, to compile.
+
+  Args:
+    functions: what to time; a result of arrays is waited for.
+    repeats: how often to time each.
+
+  Returns:
+    {name: [milliseconds]}, `repeats` of them in the order of time.
+  """
+  if repeats < 1:
+    raise ValueError(f"repeats={repeats}; expected 1 or more")
+  for function in functions.values():
+    jax.block_until_ready(function())
+  times: dict[str, list[float]] = {name: [] for name in functions}
+  for _ in range(repeats):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      jax.block_until_ready(function())
+      times[name].append(1e3 * (time.perf_counter() - start))
+  return times
+
+
+def paired_medians(
+  functions: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, float]:
+  """The median of each alternative's `paired_times`, in milliseconds."""
+  return {
+    name: statistics.median(times)
+    for name, times in paired_times(functions, repeats).items()
+  }

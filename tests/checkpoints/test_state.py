@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from coda_jax import CodaConfig, Transformer, load_pretrained, testing
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import state
+from coda_jax.nn.config import LoraConfig
+
+CODA = CodaConfig(
+  reduction=3,
+  layer_reductions=((0, 1),),
+  bottleneck_dim=4,
+  lora=LoraConfig(rank=2, targets=("query", "wo")),
+)
+
+
+def tiny_model(**fields):
+  model = Transformer(testing.tiny_config(**fields))
+  return model, state.init_params(model, jax.random.key(0))
+
+
+def assert_trees_equal(actual, expected):
+  actual, expected = map(params_lib.flatten, (actual, expected))
+  assert actual.keys() == expected.keys()
+  for path, leaf in expected.items():
+    np.testing.assert_array_equal(actual[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize("coda", [None, CODA])
+def test_a_saved_model_comes_back_exactly(tmp_path, coda):
+  model, params = tiny_model(coda=coda)
+  state.save_model(tmp_path, model.config, params)
+  config, loaded = state.load_model(tmp_path)
+  assert config == model.config
+  assert_trees_equal(loaded, params)
+
+
+def test_the_file_is_plain_safetensors_with_t5x_paths(tmp_path):
+  model, params = tiny_model()
+  state.save_model(tmp_path, model.config, params)
+  leaves = safetensors_numpy.load_file(tmp_path / "model.safetensors")
+  np.testing.assert_array_equal(
+    leaves["encoder/layers_1/attention/query/kernel"],
+    params["encoder"]["layers_1"]["attention"]["query"]["kernel"],
+  )
+  assert {p.name for p in tmp_path.iterdir()} == {
+    "config.json",
+    "model.safetensors",
+  }
+
+
+def test_bfloat16_rounds_each_leaf_once(tmp_path):
+  model, params = tiny_model()
+  state.save_model(tmp_path, model.config, params, dtype="bfloat16")
+  _, loaded = state.load_model(tmp_path)
+  rounded = jax.tree.map(
+    lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params
+  )
+  assert_trees_equal(loaded, rounded)
+
+
+def test_a_dense_file_becomes_a_coda_model(tmp_path):
+  model, params = tiny_model()
+  state.save_model(tmp_path, model.config, params)
+  coda_model, coda_params = load_pretrained(tmp_path, coda=CODA)
+  assert coda_model.config == dataclasses.replace(model.config, coda=CODA)
+  loaded = params_lib.flatten(coda_params)
+  for path, leaf in params_lib.flatten(params).items():
+    np.testing.assert_array_equal(loaded.pop(path), leaf)
+  assert loaded
+  assert all(
+    "/adapter/" in p or "/router/" in p or "/lora/" in p for p in loaded
+  )
+
+
+def test_adapters_of_a_file_are_left_behind_by_a_dense_model():
+  _, params = tiny_model()
+  _, with_coda = tiny_model(coda=CODA)
+  loaded = state.initialise_from(params, with_coda, "file")
+  assert params_lib.flatten(loaded).keys() == params_lib.flatten(params).keys()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda p: p["decoder"].pop("decoder_norm"), "decoder_norm/scale: not in"),
+    (lambda p: p.update(extra={"kernel": jnp.ones(2)}), "extra/kernel: not in"),
+    (
+      lambda p: p["encoder"]["encoder_norm"].update(scale=jnp.ones(3)),
+      r"encoder_norm/scale: \(3,\) in the file",
+    ),
+  ],
+)
+def test_leaves_that_do_not_fit_are_named(change, message):
+  _, params = tiny_model()
+  _, pretrained = tiny_model()
+  change(pretrained)
+  with pytest.raises(ValueError, match=message):
+    state.initialise_from(params, pretrained, "file")
+
+
+def test_a_missing_folder_says_what_was_expected(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"config\.json is not there"):
+    load_pretrained(tmp_path / "nowhere")
+
+
+def test_another_format_is_refused(tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+  with pytest.raises(ValueError, match="format None"):
+    load_pretrained(tmp_path)
+
+
+def test_a_file_cut_off_is_named(tmp_path):
+  model, params = tiny_model()
+  state.save_model(tmp_path, model.config, params)
+  weights = tmp_path / "model.safetensors"
+  weights.write_bytes(weights.read_bytes()[:-100])
+  with pytest.raises(ValueError, match=r"model\.safetensors is cut off"):
+    load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", state.SHIPPED)
+def test_the_shipped_models_load_by_name(name):
+  model, params = load_pretrained(name)
+  assert (model.config.coda is not None) == (name == "tiny_coda")
+  assert 4.5e6 < params_lib.count(params) < 10e6

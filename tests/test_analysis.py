@@ -1,0 +1,133 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from coda_jax import analysis, testing
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import state
+from coda_jax.nn.config import CodaConfig, LoraConfig
+from coda_jax.t5.network import Transformer
+
+ENCODED, DECODED = 11, 7
+
+
+def matrix_product_flops(jaxpr) -> int:
+  """2 a multiply-add of every dot_general in a jaxpr, inner ones included."""
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      ((contracted, _), _) = equation.params["dimension_numbers"]
+      left = equation.invars[0].aval.shape
+      total += (
+        2
+        * math.prod(equation.outvars[0].aval.shape)
+        * math.prod(left[i] for i in contracted)
+      )
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+    ):
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        total += matrix_product_flops(inner)
+  return total
+
+
+def traced(config, part):
+  """(the part's function of params, abstract params), for one sequence."""
+  model = Transformer(config)
+  tokens = np.ones((1, ENCODED), np.int32)
+  targets = np.ones((1, DECODED), np.int32)
+  encoded = np.zeros((1, ENCODED, config.emb_dim), np.float32)
+  arguments = {
+    "encode": (tokens,),
+    "decode": (encoded, tokens, targets, targets),
+  }[part]
+
+  def function(params):
+    return model.apply(
+      {"params": params}, *arguments, enable_dropout=False, method=part
+    )
+
+  return function, state.abstract_params(model)
+
+
+def coda(**fields):
+  return CodaConfig(**{"bottleneck_dim": 6, "dispatch": "gather", **fields})
+
+
+CONFIGS = {
+  "dense": {},
+  "t5_1_0": {"mlp_activations": ("relu",), "logits_via_embedding": True},
+  "adapter": {"coda": coda(reduction=1)},
+  "k_to_k": {"coda": coda(reduction=3)},
+  "k_to_all": {"coda": coda(reduction=3, attention="k_to_all")},
+  "truncation": {"coda": coda(reduction=2, router="truncation")},
+  "sigmoid": {"coda": coda(reduction=2.5, router="sigmoid")},
+  "by_layer": {"coda": coda(layer_reductions=((0, 1), (2, 5)))},
+  "lora": {
+    "coda": coda(
+      reduction=3,
+      bottleneck_dim=0,
+      lora=LoraConfig(rank=2, targets=("query", "out", "wi_1", "wo")),
+    )
+  },
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_flops_are_those_of_the_traced_matrix_products(name):
+  config = testing.tiny_config(**CONFIGS[name])
+  for part, flops in [
+    ("encode", analysis.encoder_flops(config, ENCODED)),
+    ("decode", analysis.decoder_flops(config, ENCODED, DECODED)),
+  ]:
+    function, params = traced(config, part)
+    jaxpr = jax.make_jaxpr(function)(params).jaxpr
+    assert flops == matrix_product_flops(jaxpr), part
+
+
+@pytest.mark.parametrize("name", ["dense", "k_to_k"])
+def test_flops_are_near_the_compilers(name):
+  # Wide enough for matrix products to dominate, as they do in real models.
+  config = testing.tiny_config(
+    emb_dim=256, head_dim=64, mlp_dim=512, num_encoder_layers=2, **CONFIGS[name]
+  )
+  function, params = traced(config, "encode")
+  compiled = jax.jit(function).lower(params).compile()
+  assert analysis.encoder_flops(config, ENCODED) == pytest.approx(
+    compiled.cost_analysis()["flops"], rel=0.04
+  )
+
+
+def test_parameter_counts_and_trained_share():
+  config = testing.tiny_config(coda=coda(reduction=3))
+  params = state.abstract_params(Transformer(config))
+  trained, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
+  counts = analysis.parameter_counts(trained, frozen)
+  d, layers = config.emb_dim, config.num_encoder_layers
+  assert counts["routers"] == (layers * d, 0)
+  assert counts["adapters"] == ((layers + 2) * 2 * 6 * d, 0)
+  assert counts["norms"] == ((2 * layers + 3 * 2 + 2) * d, 0)
+  assert counts["embedding, logits"] == (0, 2 * config.vocab_size * d)
+  assert "LoRA" not in counts and "other" not in counts
+  assert sum(map(sum, counts.values())) == params_lib.count(params)
+  assert analysis.trained_share(params) == pytest.approx(
+    params_lib.count(trained) / params_lib.count(params)
+  )
+  assert analysis.trained_share(params, params_lib.ALL_PATTERNS) == 1
+
+
+def test_alternatives_are_timed_in_turn():
+  calls = []
+  functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+  times = analysis.paired_times(functions, 3)
+  assert "".join(calls) == "ab" + "ababab"
+  assert {name: len(values) for name, values in times.items()} == {
+    "a": 3,
+    "b": 3,
+  }
+  assert analysis.paired_medians(functions, 1).keys() == {"a", "b"}
+  with pytest.raises(ValueError, match="repeats=0"):
+    analysis.paired_times(functions, 0)

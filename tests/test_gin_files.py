@@ -1,0 +1,182 @@
+"""Builds what every gin file describes."""
+
+import re
+
+import gin
+import jax
+import jax.numpy as jnp
+import pytest
+
+from coda_jax import cli, params
+from coda_jax.checkpoints import state
+from coda_jax.t5.network import Transformer
+from coda_jax.training import loop, optimizers
+
+ROOT = cli.configs_dir()
+FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.gin"))
+METHODS = ("full", "adapter", "lora", "coda", "coda_lora")
+RUNS = ("pretrain", "coda_pretrain", "finetune")
+
+# Parameters as counted in the published checkpoints.
+SIZES = {
+  ("t5_1_0", "t5_1_0_small"): 60_506_624,
+  ("t5_1_0", "t5_1_0_base"): 222_903_552,
+  ("t5_1_0", "t5_1_0_large"): 737_668_096,
+  ("t5_1_0", "t5_1_0_3b"): 2_851_598_336,
+  ("t5_1_0", "t5_1_0_11b"): 11_307_321_344,
+  ("t5_1_1", "small"): 76_961_152,
+  ("t5_1_1", "base"): 247_577_856,
+  ("t5_1_1", "large"): 783_150_080,
+  ("t5_1_1", "xl"): 2_849_757_184,
+  ("t5_1_1", "xxl"): 11_135_332_352,
+  ("mt5", "small"): 300_176_768,
+  ("mt5", "base"): 582_401_280,
+  ("mt5", "large"): 1_229_581_312,
+  ("mt5", "xl"): 3_742_619_648,
+  ("mt5", "xxl"): 12_921_057_280,
+  ("byt5", "byt5_small"): 299_637_760,
+  ("byt5", "byt5_base"): 581_653_248,
+  ("byt5", "byt5_large"): 1_228_389_376,
+  ("byt5", "byt5_xl"): 3_736_647_680,
+  ("byt5", "byt5_xxl"): 12_906_942_976,
+  ("t5_1_1", "tiny"): 4_919_552,
+}
+
+
+def parse(*files, **macros):
+  bindings = [(name, repr(value)) for name, value in macros.items()]
+  cli.parse_gin([f"{file}.gin" for file in files], bindings)
+  return gin.get_bindings(loop.train)
+
+
+def stack(model="t5_1_1", size="tiny", method="full", run="finetune", **macros):
+  schedule = macros.pop("schedule", "constant")
+  macros = {
+    "MODEL_DIR": "runs/x",
+    "MIXTURE_OR_TASK_NAME": "x",
+    "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": 8},
+    **({} if run == "pretrain" else {"INITIAL_CHECKPOINT_PATH": "x"}),
+    **macros,
+  }
+  return parse(
+    f"models/{model}",
+    f"sizes/{size}",
+    f"methods/{method}",
+    f"schedules/{schedule}",
+    f"runs/{run}",
+    **macros,
+  )
+
+
+def names(folder):
+  return {f.split("/")[1].removesuffix(".gin") for f in FILES if folder in f}
+
+
+def test_every_file_of_the_axes_is_built_here():
+  assert names("models/") == {model for model, _ in SIZES}
+  assert names("sizes/") == {size for _, size in SIZES}
+  assert names("methods/") == set(METHODS)
+  assert names("runs/") >= set(RUNS)
+
+
+@pytest.mark.parametrize(("model", "size"), SIZES)
+def test_sizes(model, size):
+  built = stack(model, size)["model"]
+  assert isinstance(built, Transformer) and built.config.coda is None
+  assert built.config.dtype == jnp.bfloat16
+  assert built.config.dropout_rate == 0.1
+  tree = jax.eval_shape(lambda: state.init_params(built, jax.random.key(0)))
+  assert params.count(tree) == SIZES[model, size]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods(method):
+  bound = stack(method=method, size="small")
+  built = bound["model"]
+  tree = jax.eval_shape(lambda: state.init_params(built, jax.random.key(0)))
+  trained, frozen = params.split(tree, bound["trained_patterns"])
+  added = {
+    kind
+    for path in params.flatten(tree)
+    for kind in ("adapter", "router", "lora")
+    if f"/{kind}/" in path
+  }
+  expected = {
+    "full": set(),
+    "adapter": {"adapter"},
+    "lora": {"lora"},
+    "coda": {"adapter", "router"},
+    "coda_lora": {"adapter", "router", "lora"},
+  }
+  assert added == expected[method]
+  assert built.config.is_routed == ("router" in added)
+  if method == "full":
+    assert params.count(frozen) == 0
+  else:
+    # The backbone, without its norms: 2 in a layer, 3 in a decoder's.
+    assert params.count(frozen) == 76_961_152 - 512 * (8 * 5 + 2)
+    assert params.count(trained) < 0.05 * params.count(frozen)
+
+
+@pytest.mark.parametrize("schedule", sorted(names("schedules/")))
+def test_schedules(schedule):
+  bound = stack(schedule=schedule)
+  assert bound["optimizer"].__name__ in ("adafactor", "adamw")
+  assert hasattr(optimizers, bound["optimizer"].__name__)
+  rates = [
+    float(bound["learning_rate"](step))
+    for step in range(0, bound["train_steps"], bound["train_steps"] // 20)
+  ]
+  assert all(0 <= rate <= 0.1 for rate in rates) and max(rates) > 0
+  transform = bound["optimizer"](bound["learning_rate"])
+  assert transform.init({"x": jnp.zeros(3)})
+  assert 0 <= bound["eval_period"] <= bound["train_steps"]
+  assert 0 <= bound["checkpoint_period"] <= bound["train_steps"]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_runs(run):
+  bound = stack(run=run, method="coda")
+  everything = bound["trained_patterns"] == params.ALL_PATTERNS
+  assert everything == (run != "finetune")
+  assert (bound["initial_checkpoint_path"] is None) == (run == "pretrain")
+  assert bound["predict"] == (run == "finetune")
+
+
+def test_order_of_axes_does_not_matter():
+  axes = ("methods/coda", "runs/finetune", "schedules/tiny", "models/t5_1_1")
+  values = {
+    "MODEL_DIR": "x",
+    "MIXTURE_OR_TASK_NAME": "x",
+    "TASK_FEATURE_LENGTHS": {"inputs": 8, "targets": 8},
+    "INITIAL_CHECKPOINT_PATH": "x",
+  }
+  one = parse(*axes, "sizes/base", **values)
+  other = parse("sizes/base", *reversed(axes), **values)
+  same = ("model", "batch_size", "train_steps", "trained_patterns")
+  assert [one[key] for key in same] == [other[key] for key in same]
+
+
+@pytest.mark.parametrize("file", sorted(names("experiments/")))
+def test_experiments(file):
+  # The data need not be here: tasks are theirs to test.
+  bound = parse(f"experiments/{file}", MODEL_DIR="x", MIXTURE_OR_TASK_NAME="x")
+  tree = jax.eval_shape(
+    lambda: state.init_params(bound["model"], jax.random.key(0))
+  )
+  trained, _ = params.split(tree, bound["trained_patterns"])
+  bound["optimizer"](bound["learning_rate"]).init(
+    jax.tree.map(lambda x: jnp.zeros(x.shape), trained)
+  )
+  assert bound["task_feature_lengths"].keys() == {"inputs", "targets"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_style(file):
+  text = (ROOT / file).read_text()
+  assert text.startswith("# "), "a gin file says first what it is"
+  assert max(len(line) for line in text.splitlines()) <= 80
+  if file.startswith(("runs/", "tasks/")):
+    assert "# Required to be set" in text and "# Commonly overridden" in text
+  if file.startswith("experiments/"):
+    assert re.search(rf"--gin_file={file}", text), "its command is missing"

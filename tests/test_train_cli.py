@@ -1,0 +1,149 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import coda_jax
+from coda_jax import cli, train
+
+FILES = ("--gin_file=experiments/tiny_pretrain.gin",)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+  text = "the quick brown fox jumps over the lazy dog and runs away again\n"
+  for split in ("train", "validation"):
+    (tmp_path / f"x-{split}-0.txt").write_text(text * 20)
+  return f"--gin.CORPUS={tmp_path}/x-{{split}}-*.txt"
+
+
+def small(model_dir, steps):
+  return [
+    f"--gin.MODEL_DIR={model_dir}",
+    f"--gin.TRAIN_STEPS={steps}",
+    "--gin.WARMUP_STEPS=1",
+    "--gin.BATCH_SIZE=2",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
+    "--gin.EVAL_EXAMPLES=3",
+  ]
+
+
+def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
+  dense, coda = tmp_path / "dense", tmp_path / "coda"
+  assert train.main([*FILES, corpus, *small(dense, 3)]) == 0
+  out = capsys.readouterr().out
+  assert "trained share: 100.00%" in out and f"saved {dense}/model" in out
+  lines = (dense / "metrics.jsonl").read_text().splitlines()
+  last = {}
+  for line in lines:
+    last |= json.loads(line)
+  assert last["step"] == 3 and 0 < last["eval/loss"] < 20
+  # What it wrote describes the same run: there is nothing left to train.
+  again = [f"--gin_file={dense}/config.gin"]
+  assert train.main(again) == 0
+  assert "after step 3" in capsys.readouterr().out
+
+  assert (
+    train.main(
+      [
+        "--gin_file=experiments/tiny_coda_pretrain.gin",
+        f"--gin.INITIAL_CHECKPOINT_PATH={dense}/model",
+        corpus,
+        *small(coda, 2),
+        "--gin.REDUCTION=2",
+      ]
+    )
+    == 0
+  )
+  assert "eval/routing/selected_share" in (coda / "metrics.jsonl").read_text()
+  model, _ = coda_jax.load_pretrained(coda / "model")
+  assert model.config.coda.reduction == 2 and model.config.vocab_size == 4096
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "required macros are not set: MODEL_DIR; add --gin.MODEL_DIR=..."),
+    (["--gin.TRAINSTEPS=3"], "uses the macro TRAINSTEPS; did you mean TRAIN_"),
+    (["--gin.loop.train.sed=3"], "parameter named 'sed'"),
+    (["--gin.loopy.train.seed=3"], "'loopy.train'"),
+    (["--gin.OPTIMIZER=@optimizers.adamx"], "'optimizers.adamx'"),
+    (["--gin.MODEL=%MODELS"], "required macros are not set: MODELS"),
+    (["--gin.BATCH_SIZE={1,"], "--gin.BATCH_SIZE={1,: not a value"),
+    (["--gin_file=nowhere.gin"], "nowhere.gin"),
+    (["--gin.MODEL_DIR=x", "--gin.DTYPE=float16"], "float16 is refused"),
+    (["--gin.MODEL_DIR=x", "--gin.TRAIN_STEPS=0"], "steps=0"),
+    (["--gin.MODEL_DIR=x"], "No training text matches"),
+  ],
+)
+def test_bad_input_is_one_message(arguments, message, capsys):
+  assert train.main([*FILES, "--gin.CORPUS=x-{split}", *arguments]) == 2
+  out, err = capsys.readouterr()
+  assert out == "" and err.startswith("python -m coda_jax.train: ")
+  assert message in err
+  assert "Traceback" not in err and "In call to configurable" not in err
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--gin.MODEL_DIR=x"], "--gin_file is required"),
+    ([*FILES, "--steps=3"], "'--steps=3' is neither an option nor --gin.NAME"),
+  ],
+)
+def test_bad_command_line(arguments, message, capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    train.main(arguments)
+  assert exit_info.value.code == 2
+  assert message in capsys.readouterr().err
+
+
+def test_files_that_bind_nothing_of_the_function(capsys):
+  assert train.main(["--gin_file=methods/full.gin"]) == 2
+  assert "coda_jax.training.loop.train" in capsys.readouterr().err
+
+
+def test_divergence_and_the_traceback_on_request(tmp_path, capsys, monkeypatch):
+  def fail():
+    raise FloatingPointError("step 3: loss nan")
+
+  monkeypatch.setattr(cli, "configured", lambda function: fail)
+  argv = [*FILES, f"--gin.MODEL_DIR={tmp_path}"]
+  assert train.main(argv) == 1
+  assert "step 3: loss nan" in capsys.readouterr().err
+  monkeypatch.setenv("CODA_JAX_TRACEBACK", "1")
+  with pytest.raises(FloatingPointError):
+    train.main(argv)
+
+
+@pytest.mark.parametrize(
+  ("value", "quoted"),
+  [
+    ("runs/x", "'runs/x'"),
+    ("./x-{split}.txt", "'./x-{split}.txt'"),
+    ("/a b", "'/a b'"),
+    ("word", "'word'"),
+    ("True", "True"),
+    ("None", "None"),
+    ("1e-3", "1e-3"),
+    ("'x'", "'x'"),
+    ("@f()", "@f()"),
+    ("%NAME", "%NAME"),
+    ("(1, 'a')", "(1, 'a')"),
+  ],
+)
+def test_quote(value, quoted):
+  assert cli.quote(value) == quoted
+
+
+def test_process(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-m", "coda_jax.train", *FILES],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+  )
+  assert done.returncode == 2 and done.stdout == ""
+  assert len(done.stderr.splitlines()) == 2
+  assert "MODEL_DIR" in done.stderr

@@ -1,0 +1,75 @@
+import jax
+import numpy as np
+import seqio
+
+from coda_jax import testing
+from coda_jax.t5 import decoding
+from coda_jax.t5.network import Transformer
+from coda_jax.training import evaluation
+
+LENGTHS = {"inputs": 8, "targets": 3}
+
+
+def evaluate(model, params, task, **kwargs):
+  return evaluation.Evaluation(
+    model, task, split="validation", task_feature_lengths=LENGTHS, **kwargs
+  )(params)
+
+
+def test_against_the_whole_split_at_once(task):
+  model = Transformer(testing.tiny_config())
+  params = testing.random_params(model)
+  dataset = seqio.get_dataset(
+    task,
+    LENGTHS,
+    seqio.EncDecFeatureConverter(pack=False),
+    dataset_split="validation",
+  )
+  (batch,) = dataset.batch(7).as_numpy_iterator()
+  weights = batch.pop("decoder_loss_weights")
+  logits = model.apply({"params": params}, **batch, enable_dropout=False)
+  log_p = np.asarray(jax.nn.log_softmax(logits))
+  targets = batch["decoder_target_tokens"]
+  picked = np.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+  correct = log_p.argmax(-1) == targets
+  decoded = decoding.generate(
+    model, params, batch["encoder_input_tokens"], max_length=3
+  ).tokens
+  exact = np.mean((np.asarray(decoded) == targets).all(1))
+
+  # 7 examples in batches of 4: the last one is filled up.
+  results = evaluate(model, params, task, batch_size=4)
+  assert results.keys() == {"loss", "accuracy", "exact"}
+  total = weights.sum()
+  np.testing.assert_allclose(
+    results["loss"], -(picked * weights).sum() / total, rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    results["accuracy"], (correct * weights).sum() / total, rtol=1e-6
+  )
+  np.testing.assert_allclose(results["exact"], 100 * exact)
+
+
+def test_metric_counts_right_answers(task, monkeypatch):
+  model = Transformer(testing.tiny_config())
+
+  def generate(model, params, tokens, *, max_length, method):
+    assert method == "beam" and tokens.shape == (4, 8)
+    # Right, as long as the first token is not 3.
+    first = np.where(tokens[:, :1] == 3, 2, tokens[:, :1])
+    answer = np.concatenate([first, np.ones_like(first)], 1)
+    return decoding.Decoded(np.pad(answer, ((0, 0), (0, 1))), None)
+
+  monkeypatch.setattr(decoding, "generate", generate)
+  results = evaluate(
+    model,
+    testing.random_params(model),
+    task,
+    batch_size=4,
+    num_examples=6,
+    generate={"method": "beam"},
+  )
+  dataset = seqio.get_mixture_or_task(task).get_dataset(LENGTHS, "validation")
+  firsts = [int(e["inputs"][0]) for e in dataset.take(6).as_numpy_iterator()]
+  assert 0 < firsts.count(3) < 6
+  np.testing.assert_allclose(results["exact"], 100 * (6 - firsts.count(3)) / 6)
