@@ -191,29 +191,35 @@ def check_macros(given: Sequence[str]) -> None:
   text = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", gin.config_str())
   used = set(re.findall(r"%([A-Za-z_]\w*)(?![\w.])", text))
   bound = set(re.findall(r"^(\w+) = (?!%gin\.REQUIRED)", text, re.MULTILINE))
+  for name in given:
+    if "." not in name and name not in used:
+      close = difflib.get_close_matches(name, used, n=1)
+      hint = f"did you mean {close[0]}?" if close else f"known: {sorted(used)}"
+      raise ValueError(f"no gin file uses the macro {name}; {hint}")
   if missing := sorted(used - bound):
     flags = " ".join(f"--gin.{name}=..." for name in missing)
     raise ValueError(
       f"required macros are not set: {', '.join(missing)}; add {flags}, or the "
       "gin file that sets them (see the header of the run's gin file)"
     )
-  for name in given:
-    if "." not in name and name not in used:
-      close = difflib.get_close_matches(name, used, n=1)
-      hint = f"did you mean {close[0]}?" if close else f"known: {sorted(used)}"
-      raise ValueError(f"no gin file uses the macro {name}; {hint}")
 
 
 def configured(function: Callable[..., Any]) -> Callable[..., Any]:
-  """The function with gin's bindings."""
+  """The function with gin's bindings.
+
+  Raises:
+    ValueError: nothing is bound.
+  """
   try:
-    return gin.get_configurable(function)
-  except (ValueError, KeyError) as error:
-    name = f"{function.__module__}.{function.__qualname__}"
+    bound = gin.get_bindings(function, resolve_references=False)
+  except (KeyError, ValueError):  # Not even named.
+    bound = {}
+  if not bound:
     raise ValueError(
-      f"the gin files bind no parameter of {name}; add one of "
-      "runs/{pretrain,coda_pretrain,finetune}.gin"
-    ) from error
+      f"the gin files bind no parameter of {function.__module__}."
+      f"{function.__qualname__}; add a file of runs/, such as runs/finetune.gin"
+    )
+  return gin.get_configurable(function)
 
 
 def write_config() -> None:

@@ -8,7 +8,6 @@ logits = model.apply({"params": params}, **batch, enable_dropout=False)
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from coda_jax import params as params_lib
 from coda_jax.t5 import config, network
 
 
-def tiny_config(**overrides: Any) -> config.T5Config:
+def tiny_config(**overrides: object) -> config.T5Config:
   """A gated, untied T5, no two of its sizes alike; keywords replace fields."""
   shape = {
     "vocab_size": 48,
@@ -37,11 +36,7 @@ def tiny_config(**overrides: Any) -> config.T5Config:
 def random_tokens(
   lengths: Sequence[int], padded_length: int, vocab_size: int, seed: int = 0
 ) -> np.ndarray:
-  """Rows that end with EOS (1), then padding (0), which changes no token.
-
-  Returns:
-    int32 [len(lengths), padded_length], with `lengths[i]` tokens in row i.
-  """
+  """int32 [rows, padded_length], `lengths[row]` tokens each, EOS the last."""
   tokens = np.zeros((len(lengths), padded_length), np.int32)
   for row, length in enumerate(lengths):
     rng = np.random.default_rng((seed, row))
@@ -54,7 +49,6 @@ def token_batch(
   vocab_size: int,
   encoder_lengths: Sequence[int] = (9, 6),
   decoder_lengths: Sequence[int] = (5, 3),
-  *,
   padding: int = 2,
 ) -> dict[str, np.ndarray]:
   """Arguments for a `Transformer`, `padding` columns longer than needed."""
@@ -69,7 +63,7 @@ def token_batch(
   }
 
 
-def random_params(model: network.Transformer, seed: int = 0) -> dict[str, Any]:
+def random_params(model: network.Transformer, seed: int = 0) -> dict:
   """Parameters of plausible size, none 0; a path's are alike in every model."""
   batch = token_batch(model.config.vocab_size)
   tree = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]

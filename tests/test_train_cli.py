@@ -26,6 +26,8 @@ def small(model_dir, steps):
     "--gin.BATCH_SIZE=2",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
     "--gin.EVAL_EXAMPLES=3",
+    "--gin.config.T5Config.num_encoder_layers=2",
+    "--gin.config.T5Config.num_decoder_layers=1",
   ]
 
 
@@ -68,12 +70,11 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
     (["--gin.TRAINSTEPS=3"], "uses the macro TRAINSTEPS; did you mean TRAIN_"),
     (["--gin.loop.train.sed=3"], "parameter named 'sed'"),
     (["--gin.loopy.train.seed=3"], "'loopy.train'"),
-    (["--gin.OPTIMIZER=@optimizers.adamx"], "'optimizers.adamx'"),
+    (["--gin.OPTIMIZER=@optimizers.adamx"], "'@optimizers.adamx'"),
     (["--gin.MODEL=%MODELS"], "required macros are not set: MODELS"),
     (["--gin.BATCH_SIZE={1,"], "--gin.BATCH_SIZE={1,: not a value"),
     (["--gin_file=nowhere.gin"], "nowhere.gin"),
     (["--gin.MODEL_DIR=x", "--gin.DTYPE=float16"], "float16 is refused"),
-    (["--gin.MODEL_DIR=x", "--gin.TRAIN_STEPS=0"], "steps=0"),
     (["--gin.MODEL_DIR=x"], "No training text matches"),
   ],
 )
@@ -137,12 +138,11 @@ def test_quote(value, quoted):
   assert cli.quote(value) == quoted
 
 
-def test_process(tmp_path):
+def test_process():
   done = subprocess.run(
     [sys.executable, "-m", "coda_jax.train", *FILES],
     capture_output=True,
     text=True,
-    cwd=tmp_path,
   )
   assert done.returncode == 2 and done.stdout == ""
   assert len(done.stderr.splitlines()) == 2

@@ -150,7 +150,12 @@ class Router(nn.Module):
       jnp.float32,
       axes=("embed",),
     )
-    return x_norm.astype(jnp.float32) @ kernel.astype(jnp.float32)
+    # TPUs multiply float32 in bfloat16 by default, which would reorder scores.
+    return jnp.matmul(
+      x_norm.astype(jnp.float32),
+      kernel.astype(jnp.float32),
+      precision=jax.lax.Precision.HIGHEST,
+    )
 
   def _routing_key(self) -> Array:
     if self.has_rng("routing"):

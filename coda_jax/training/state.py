@@ -53,6 +53,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=False
       ),
+      item_handlers=ocp.StandardCheckpointHandler(),
     )
 
   def save(self, state: TrainState) -> None:
@@ -70,21 +71,32 @@ class Checkpoints:
     step = self._manager.latest_step()
     if step is None:
       return state
+    saved = _shapes(self._manager.item_metadata(step).tree)
+    wanted = _shapes(state)
+    if saved != wanted:
+      names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]
+      raise ValueError(
+        f"{self._folder / str(step)} is of a run with another model, method or "
+        f"optimizer: {len(names)} leaves differ, such as {names[0]}, "
+        f"{saved.get(names[0])} there and {wanted.get(names[0])} here; choose "
+        "another MODEL_DIR, or remove that folder to start over"
+      )
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       state,
     )
-    try:
-      return self._manager.restore(
-        step, args=self._ocp.args.StandardRestore(abstract)
-      )
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f"{self._folder}/{step} was saved by a run with another model, method "
-        "or optimizer; choose another MODEL_DIR, or remove that folder to "
-        f"start over ({error})"
-      ) from error
+    return self._manager.restore(
+      step, args=self._ocp.args.StandardRestore(abstract)
+    )
 
   def close(self) -> None:
     """Releases orbax's threads."""
     self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }

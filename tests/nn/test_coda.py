@@ -221,6 +221,15 @@ def test_unselected_tokens_are_x_plus_adapter_to_the_bit():
   assert (np.abs(y - adapted)[selected] > 1e-3).any(axis=-1).all()
 
 
+def test_without_adapter_unselected_tokens_stay_as_they_are():
+  params, (x, mask) = random_params(), random_tokens()
+  y, selection = run(make_layer(3.0, bottleneck_dim=0), params, x, mask)
+  for row, indices in enumerate(selection.indices):
+    others = np.delete(np.arange(9), indices[selection.mask[row]])
+    assert len(others) == 9 - selection.mask[row].sum()
+    np.testing.assert_array_equal(y[row, others], np.float32(x[row, others]))
+
+
 @pytest.mark.parametrize("attention", ["k_to_k", "k_to_all"])
 def test_padding_changes_nothing(attention):
   """Neither its amount nor what it holds."""

@@ -97,6 +97,14 @@ def test_learned_router_takes_the_highest_scores():
     assert selection.indices[1, :2].tolist() == best.tolist()
 
 
+def test_scores_are_float32_on_every_platform():
+  """On accelerators the default is less, for float32 inputs too."""
+  x, kernel, mask = random(1, 4, 5), random(5, seed=1), np.ones((1, 4), bool)
+  router = Router(CodaConfig(router="sigmoid"), 2.0)
+  program = apply.lower(router, {"kernel": kernel}, x, mask, None).as_text()
+  assert "precision = [HIGHEST, HIGHEST]" in program
+
+
 def test_sigmoid_weights():
   x, kernel, mask = random(2, 9, 5), random(5, seed=1), lengths_mask([9, 5], 9)
   selection = route("sigmoid", x, mask, kernel=kernel)

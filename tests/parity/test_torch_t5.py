@@ -54,6 +54,11 @@ def torch_model(config):
       decoder_start_token_id=0,
     )
   )
+  if not config.logits_via_embedding:
+    # transformers 5 ties new models whatever the config says, and leaves apart
+    # the two matrices of a checkpoint that has both.
+    weight = torch.randn_like(model.shared.weight)
+    model.lm_head.weight = torch.nn.Parameter(weight)
   with torch.no_grad():  # norms start at 1, which hides a swap of two
     for name, weight in model.named_parameters():
       if "layer_norm" in name:

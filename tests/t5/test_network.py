@@ -300,6 +300,7 @@ def test_bfloat16_routes_in_float32():
   batch = testing.token_batch(half.config.vocab_size)
   logits, routing = apply(half, params, batch, True)
   assert np.isfinite(logits).all()
+  assert logits.dtype == jnp.float32
   assert all(selection.weights.dtype == jnp.float32 for selection in routing)
   encoded = jax.eval_shape(
     lambda p: half.apply(
