@@ -12,6 +12,7 @@ from setuptools import find_packages, setup
 JAX = ">=0.10.2,<0.13"
 
 CORE = [
+  "absl-py>=2.5",
   f"jax{JAX}",
   "flax>=0.12.8,<0.13",
   "gin-config>=0.5",

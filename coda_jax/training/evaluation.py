@@ -52,7 +52,7 @@ class Evaluation:
     self._evaluator = self._make_evaluator() if predict else None
 
   def __call__(self, params: Any) -> dict[str, float]:
-    """Returns `loss` and `accuracy` per target token, `routing/...`, metrics.
+    """Returns `loss` and `token_accuracy`, `routing/...`, metrics.
 
     The metrics of a task are under their own names, or `TASK/name` if a
     mixture has several tasks.
@@ -78,7 +78,7 @@ class Evaluation:
     targets = max(sums.pop("target_tokens"), 1.0)
     tokens = max(sums.pop("input_tokens"), 1.0)
     return {
-      name: value / (targets if name in ("loss", "accuracy") else tokens)
+      name: value / (targets if name in ("loss", "token_accuracy") else tokens)
       for name, value in sums.items()
     }
 

@@ -193,7 +193,7 @@ def _summarize(history: Sequence[Mapping[str, Any]], done: int):
   weights = np.maximum(weights, 1e-9)
   means = {
     name: float(np.average([float(m[name]) for m in history], weights=weights))
-    for name in ("loss", "accuracy", *_NORMS)
+    for name in ("loss", "token_accuracy", *_NORMS)
   }
   return {**means, "tokens": np.mean([float(m["tokens"]) for m in history])}
 

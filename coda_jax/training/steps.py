@@ -93,7 +93,7 @@ def make_train_step(
       correct = (logits.argmax(axis=-1) == targets).astype(jnp.float32)
       mean = 1 / jnp.maximum(weight, 1.0)
       return (loss * weights).sum() * mean, {
-        "accuracy": (correct * weights).sum() * mean,
+        "token_accuracy": (correct * weights).sum() * mean,
         "target_tokens": weight,
       }
 
@@ -124,9 +124,9 @@ def make_train_step(
 def make_eval_step(model: nn.Module) -> Callable[[Any, Batch], Metrics]:
   """Returns the jitted `step(params, batch)`, without dropout.
 
-  Its metrics are sums over the batch: `loss`, `accuracy` and `target_tokens`
-  over target tokens; and, where the model routes, `router.routing_statistics`
-  times `input_tokens`.
+  Its metrics are sums over the batch: `loss`, `token_accuracy` and
+  `target_tokens` over target tokens; and, where the model routes,
+  `router.routing_statistics` times `input_tokens`.
   """
 
   def step(params, batch):
@@ -144,7 +144,7 @@ def make_eval_step(model: nn.Module) -> Callable[[Any, Batch], Metrics]:
     statistics = router.routing_statistics(routing, real)
     return {
       "loss": (cross_entropy(logits, targets) * weights).sum(),
-      "accuracy": (correct * weights).sum(),
+      "token_accuracy": (correct * weights).sum(),
       "target_tokens": weights.sum(),
       "input_tokens": tokens,
       **{f"routing/{k}": v * tokens for k, v in statistics.items()},

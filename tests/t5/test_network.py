@@ -275,12 +275,15 @@ def test_packed_examples_are_not_decoded():
   model, params = make_model("dense"), random_params("dense")
   packed = pack(testing.token_batch(model.config.vocab_size))
   with pytest.raises(ValueError, match="packed examples can't be decoded"):
-    model.apply(
-      {"params": params},
-      **packed,
-      enable_dropout=False,
-      decode=True,
-      mutable=["cache"],
+    jax.eval_shape(
+      lambda params: model.apply(
+        {"params": params},
+        **packed,
+        enable_dropout=False,
+        decode=True,
+        mutable=["cache"],
+      ),
+      params,
     )
 
 

@@ -69,7 +69,7 @@ def test_train_step_follows_the_gradient_of_trained_leaves():
   after, metrics = step(state, frozen, batch, jax.random.key(0))
   loss, accuracy = expected_loss(model, params, batch)
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
-  np.testing.assert_allclose(metrics["accuracy"], accuracy)
+  np.testing.assert_allclose(metrics["token_accuracy"], accuracy)
   assert metrics["target_tokens"] == 8 and metrics["tokens"] == 8 + 15
   assert after.step == 1
   # Against finite differences of the loss, along the gradient itself.
@@ -118,7 +118,7 @@ def test_eval_step_sums_and_ignores_rows_of_padding():
   sums = step(params, batch)
   loss, accuracy = expected_loss(model, params, batch)
   np.testing.assert_allclose(sums["loss"], 8 * loss, rtol=1e-5)
-  np.testing.assert_allclose(sums["accuracy"], 8 * accuracy)
+  np.testing.assert_allclose(sums["token_accuracy"], 8 * accuracy)
   assert sums["target_tokens"] == 8 and sums["input_tokens"] == 15
   # Of 9 and 6 tokens, each of the layers takes 5 and 3.
   np.testing.assert_allclose(sums["routing/selected_share"], 8)

@@ -1,0 +1,111 @@
+import html.parser
+import json
+
+import numpy as np
+import pytest
+import seqio
+
+from coda_jax.data import bbc, tasks, vocabularies
+from coda_jax.quickstart import measure, page, report, runs
+
+ROWS = [
+  {
+    "label": "P-Adapter",
+    "trained_share": 0.0204,
+    "dev_accuracy": 0.5,
+    "test_accuracy": 0.25,
+    "encoder_ms": 100.0,
+    "encoder_speedup": 1.0,
+    "inference_ms": 200.0,
+    "inference_speedup": 1.0,
+    "test_rouge1": 0.125,
+  },
+  {"label": "TF-IDF", "dev_accuracy": 0.75, "test_accuracy": 0.875},
+]
+
+
+def test_table_shows_each_field_and_dashes_for_what_is_missing():
+  lines = report.table(ROWS).splitlines()
+  assert lines[2].split() == [
+    "P-Adapter",
+    "2.04%",
+    "0.500",
+    "0.250",
+    "0.125",
+    "100",
+    "1.00x",
+    "200",
+    "1.00x",
+  ]
+  assert lines[3].split() == ["TF-IDF", "-", "0.750", "0.875", *["-"] * 5]
+
+
+def test_json_holds_rows_and_baselines(tmp_path):
+  path = tmp_path / "results.json"
+  report.write_json(path, ROWS[:1], ROWS[1:])
+  content = json.loads(path.read_text())
+  assert content["rows"] == ROWS[:1]
+  assert content["baselines"] == ROWS[1:]
+
+
+def test_plot_is_a_png(tmp_path):
+  path = tmp_path / "plot.png"
+  report.plot(path, ROWS[:1], ROWS[1:])
+  assert path.read_bytes().startswith(b"\x89PNG")
+
+
+class Reader(html.parser.HTMLParser):
+  """Collects the shaded tokens, and refuses what comes from elsewhere."""
+
+  def __init__(self):
+    super().__init__()
+    self.spans, self.style = [], None
+
+  def handle_starttag(self, tag, attrs):
+    assert not {"src", "href"} & dict(attrs).keys()
+    self.style = dict(attrs).get("style")
+
+  def handle_data(self, data):
+    if self.style:
+      self.spans.append((data, self.style))
+      self.style = None
+
+
+def test_page_shades_tokens_and_escapes_text():
+  shading = page.Shading(
+    "CoDA r=3", "sport", "a <b>", [" 1", " <script>", "&"], [0.0, 0.5, 1.0]
+  )
+  text = page.page([page.Example("sport", "Title & co", [shading])], 4)
+  assert "<script>" not in text
+  reader = Reader()
+  reader.feed(text)
+  assert reader.spans[-3:] == [
+    (" 1", "--s:0.00"),
+    (" <script>", "--s:0.50"),
+    ("&", "--s:1.00"),
+  ]
+
+
+@pytest.mark.parametrize("task", ["topic", "headline"])
+def test_timed_batch_is_what_the_task_feeds(task):
+  name = tasks.bbc_task(task)
+  article = bbc.split(bbc.read())["test"][0]
+  text = article.body if task == "headline" else bbc.topic_text(article)
+  dataset = seqio.get_dataset(
+    name,
+    task_feature_lengths=runs.LENGTHS[task],
+    feature_converter=seqio.EncDecFeatureConverter(pack=False),
+    dataset_split="test",
+    shuffle=False,
+  )
+  expected = next(dataset.as_numpy_iterator())["encoder_input_tokens"]
+  batch = measure.batch(vocabularies.load("tiny"), task, [text])
+  np.testing.assert_array_equal(batch[0], expected)
+
+
+def test_methods_are_the_baseline_first_and_two_reductions():
+  assert [(m.method, m.reduction) for m in runs.METHODS] == [
+    ("adapter", 1),
+    ("coda", 3),
+    ("coda", 5),
+  ]
