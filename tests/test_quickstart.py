@@ -88,7 +88,7 @@ def test_page_shades_tokens_and_escapes_text():
 
 @pytest.mark.parametrize("task", ["topic", "headline"])
 def test_timed_batch_is_what_the_task_feeds(task):
-  name = tasks.bbc_task(task)
+  name = tasks.bbc_task(task, name=f"quickstart_{task}")
   article = bbc.split(bbc.read())["test"][0]
   text = article.body if task == "headline" else bbc.topic_text(article)
   dataset = seqio.get_dataset(
