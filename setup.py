@@ -16,6 +16,7 @@ CORE = [
   f"jax{JAX}",
   "flax>=0.12.8,<0.13",
   "gin-config>=0.5",
+  "ml-dtypes>=0.6",
   "numpy>=2.4",
   "optax>=0.2.8,<0.3",
   "safetensors>=0.8",

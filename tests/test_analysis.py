@@ -6,7 +6,7 @@ import pytest
 
 from coda_jax import analysis, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import initialise
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.network import Transformer
 
@@ -50,7 +50,7 @@ def traced(config, part):
       {"params": params}, *arguments, enable_dropout=False, method=part
     )
 
-  return function, state.abstract_params(model)
+  return function, initialise.abstract_params(model)
 
 
 def coda(**fields):
@@ -103,7 +103,7 @@ def test_flops_are_near_the_compilers(name):
 
 def test_parameter_counts_and_trained_share():
   config = testing.tiny_config(coda=coda(reduction=3))
-  params = state.abstract_params(Transformer(config))
+  params = initialise.abstract_params(Transformer(config))
   trained, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
   counts = analysis.parameter_counts(trained, frozen)
   d, layers = config.emb_dim, config.num_encoder_layers

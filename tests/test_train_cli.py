@@ -24,7 +24,7 @@ def small(model_dir, steps):
     f"--gin.TRAIN_STEPS={steps}",
     "--gin.WARMUP_STEPS=1",
     "--gin.BATCH_SIZE=2",
-    "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 12}",
     "--gin.EVAL_EXAMPLES=3",
     "--gin.config.T5Config.num_encoder_layers=2",
     "--gin.config.T5Config.num_decoder_layers=1",

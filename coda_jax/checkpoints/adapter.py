@@ -7,7 +7,6 @@ backbone that they were trained on.
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 from typing import Any
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import initialise, leaves, state, tensors
 from coda_jax.t5.network import Transformer
 
 CONFIG_FILE = "adapter_config.json"
@@ -58,7 +57,14 @@ def save_adapter(
   folder = pathlib.Path(path)
   folder.mkdir(parents=True, exist_ok=True)
   trained, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
-  state.write_leaves(folder / WEIGHTS_FILE, params_lib.flatten(trained))
+  tensors.write(
+    folder / WEIGHTS_FILE,
+    {
+      path: leaves.leaf_of(leaf).astype(jnp.float32)
+      for path, leaf in params_lib.flatten(trained).items()
+    },
+    metadata={"format": state.FORMAT},
+  )
   state.write_json(
     folder / CONFIG_FILE,
     {
@@ -94,7 +100,7 @@ def load_adapter(
       f"{folder / CONFIG_FILE} is not there; expected an adapter folder, with "
       f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
-  fields = json.loads((folder / CONFIG_FILE).read_text())
+  fields = state.read_json(folder / CONFIG_FILE)
   found = backbone_fingerprint(params)
   if fields["backbone"] != found:
     raise ValueError(
@@ -104,11 +110,12 @@ def load_adapter(
     )
   coda = state.coda_from_dict(fields["coda"])
   model = Transformer(dataclasses.replace(model.config, coda=coda))
-  leaves = state.read_leaves(folder / WEIGHTS_FILE)
-  expected = params_lib.flatten(state.abstract_params(model))
+  found = tensors.read(folder / WEIGHTS_FILE)
+  expected = params_lib.flatten(initialise.abstract_params(model))
   wanted, _ = params_lib.split(
     params_lib.unflatten(expected), params_lib.TASK_PATTERNS
   )
-  state.check_leaves(leaves, params_lib.flatten(wanted), str(folder))
-  merged = {**params_lib.flatten(params), **leaves}
+  leaves.check(found, params_lib.flatten(wanted), str(folder))
+  trained = {path: jnp.asarray(leaf.read()) for path, leaf in found.items()}
+  merged = {**params_lib.flatten(params), **trained}
   return model, params_lib.unflatten({name: merged[name] for name in expected})

@@ -5,9 +5,8 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import formats, initialise
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
@@ -22,8 +21,9 @@ def load_pretrained(
   """Reads a checkpoint, and makes it conditional if asked to.
 
   Args:
-    path: a folder written by coda_jax, or "tiny_dense" or "tiny_coda", which
-      come with the package.
+    path: a Hugging Face T5 folder (config.json and safetensors), a checkpoint_N
+      folder of t5x, a folder written by coda_jax, or "tiny_dense" or
+      "tiny_coda", which come with the package; told apart by what is in it.
     coda: turns the checkpoint into a CoDA model: adapters and routers that the
       file does not have are initialised, the backbone is the file's. None takes
       the model as it is in the file.
@@ -37,11 +37,12 @@ def load_pretrained(
     FileNotFoundError: no such checkpoint.
     ValueError: another format, or leaves that do not fit, all named.
   """
-  config, params = state.load_model(path, param_dtype=param_dtype)
+  config, leaves = formats.read(path)
   config = dataclasses.replace(
     config, dtype=dtype, coda=config.coda if coda is None else coda
   )
   model = Transformer(config)
-  fresh = state.init_params(model, jax.random.key(0))
-  fresh = jax.tree.map(lambda x: x.astype(jnp.dtype(param_dtype)), fresh)
-  return model, state.initialise_from(fresh, params, str(path))
+  params = initialise.from_leaves(
+    model, leaves, jax.random.key(0), str(path), dtype=param_dtype
+  )
+  return model, params

@@ -95,15 +95,20 @@ class Lora(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[..., inputs] -> [..., features]."""
-    # The rank has no logical axis of its own: it is too small to be sharded.
+    # The rank's axis has a name, since t5x's Adafactor looks each of them up,
+    # but no mesh axis: it is too small to be sharded.
     inputs_axis, features_axis = self.kernel_axes
     hidden = Factor(
-      self.config.rank, _fan_in_init, (inputs_axis, None), self.dtype, name="a"
+      self.config.rank,
+      _fan_in_init,
+      (inputs_axis, "lora_rank"),
+      self.dtype,
+      name="a",
     )(x)
     delta = Factor(
       self.features,
       nn.initializers.zeros,
-      (None, features_axis),
+      ("lora_rank", features_axis),
       self.dtype,
       name="b",
     )(hidden)

@@ -17,6 +17,9 @@ from jax.typing import DTypeLike
 
 from coda_jax.nn import adapter, config, router
 
+# A copy must not round: TPUs multiply float32 in bfloat16 by default.
+_EXACT = jax.lax.Precision.HIGHEST
+
 
 class Block(Protocol):
   """What `CodaLayer` asks of the pretrained block that it wraps.
@@ -67,7 +70,7 @@ def gather(x: Array, indices: Array) -> Array:
 def gather_one_hot(x: Array, indices: Array) -> Array:
   """`gather` as a matrix product, faster where gathers are slow."""
   one_hot = jax.nn.one_hot(indices, x.shape[1], dtype=x.dtype)
-  return jnp.einsum("bkn,bnd->bkd", one_hot, x)
+  return jnp.einsum("bkn,bnd->bkd", one_hot, x, precision=_EXACT)
 
 
 def scatter(z: Array, indices: Array, length: int) -> Array:
@@ -91,7 +94,7 @@ def scatter(z: Array, indices: Array, length: int) -> Array:
 def scatter_one_hot(z: Array, indices: Array, length: int) -> Array:
   """`scatter` as a matrix product, faster where scatters are slow."""
   one_hot = jax.nn.one_hot(indices, length, dtype=z.dtype)
-  return jnp.einsum("bkn,bkd->bnd", one_hot, z)
+  return jnp.einsum("bkn,bkd->bnd", one_hot, z, precision=_EXACT)
 
 
 def _dispatch(kind: str, by_index, one_hot, *args: Array) -> Array:

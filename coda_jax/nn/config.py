@@ -15,8 +15,10 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
   """Returns the dtype to compute in, refusing what would overflow.
 
   Raises:
-    ValueError: `dtype` is float16 or no floating-point type.
+    ValueError: `dtype` is None, float16 or no floating-point type.
   """
+  if dtype is None:  # Which NumPy takes for float64.
+    raise ValueError("dtype is None; expected bfloat16 or float32")
   dtype = jnp.dtype(dtype)
   if dtype == jnp.float16:
     raise ValueError(

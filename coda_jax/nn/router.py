@@ -85,7 +85,8 @@ class Router(nn.Module):
 
   Attributes:
     config: its `router` names the rule. "soft_top_k": a learned score, weights
-      by soft top-k. "sigmoid": the same score, weights sigmoid(score).
+      by soft top-k. "sigmoid": the same score, weights sigmoid(score), or 1 for
+      sequences so short that every token is taken.
       "truncation": the first tokens, weight 1, nothing learned. "random":
       uniformly random tokens, weight 1, from the "routing" rng; without one,
       the same draw in every call.
@@ -122,6 +123,9 @@ class Router(nn.Module):
       weights = jax.nn.sigmoid(jnp.take_along_axis(scores, indices, axis=-1))
     else:
       weights = jnp.ones_like(indices, jnp.float32)
+    # Where nothing is left out, nothing was decided: the layer is dense.
+    all_taken = slot_mask.sum(axis=-1) == mask.sum(axis=-1)
+    weights = jnp.where(all_taken[:, None], 1.0, weights)
     return Selection(indices, jnp.where(slot_mask, weights, 0.0), slot_mask)
 
   def _soft_top_k(self, scores: Array, largest: Array, mask: Array) -> Array:

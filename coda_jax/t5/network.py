@@ -375,7 +375,7 @@ class Transformer(nn.Module):
       float32 logits [batch, target_length, vocab_size].
 
     Raises:
-      ValueError: packed examples with `decode`.
+      ValueError: packed examples with `decode`, or segment ids of one side.
     """
     del decoder_positions
     source = (encoder_input_tokens > 0)[:, None, None, :]
@@ -389,11 +389,17 @@ class Transformer(nn.Module):
       # loss has no weight.
       decoder_mask = causal[None, None] & target & jnp.swapaxes(target, 2, 3)
       encoder_decoder_mask = target & source
-    if encoder_segment_ids is not None:
+    packed = [x is not None for x in (encoder_segment_ids, decoder_segment_ids)]
+    if any(packed):
       if decode:
         raise ValueError(
-          "encoder_segment_ids: packed examples can't be decoded step by step; "
-          "give one example a row"
+          "segment ids: packed examples can't be decoded step by step; give "
+          "one example a row"
+        )
+      if not all(packed):
+        raise ValueError(
+          "packed examples need both encoder_segment_ids and "
+          "decoder_segment_ids; one of them is None"
         )
       decoder_mask &= _same(decoder_segment_ids, decoder_segment_ids)
       encoder_decoder_mask &= _same(decoder_segment_ids, encoder_segment_ids)

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter as adapter_files
+from coda_jax.checkpoints import formats, initialise
 from coda_jax.checkpoints import state as model_files
 from coda_jax.training import inputs, optimizers, state, steps
 from coda_jax.training.evaluation import Evaluation
@@ -199,11 +200,10 @@ def _summarize(history: Sequence[Mapping[str, Any]], done: int):
 
 
 def _initial_params(model: nn.Module, key: jax.Array, path: str | None):
-  params = model_files.init_params(model, key)
   if path is None:
-    return params
-  _, pretrained = model_files.load_model(path)
-  return model_files.initialise_from(params, pretrained, str(path))
+    return initialise.init_params(model, key)
+  _, leaves = formats.read(path)
+  return initialise.from_leaves(model, leaves, key, str(path))
 
 
 def _save(

@@ -51,6 +51,7 @@ def adamw(
   b2: float = 0.999,
   weight_decay: float = 0.0,
   clip_norm: float | None = 1.0,
+  multiply_by_parameter_scale: bool = False,
 ) -> optax.GradientTransformation:
   """AdamW, weight decay on everything that is trained.
 
@@ -60,11 +61,22 @@ def adamw(
     b2: decay of the second moment.
     weight_decay: times the learning rate.
     clip_norm: global gradient norm to clip to, None for no clipping.
+    multiply_by_parameter_scale: steps relative to each parameter's root mean
+      square (at least 1e-3), as Adafactor's are. T5's initial scales lie far
+      apart (embeddings 1, queries 1 / sqrt(emb_dim * head_dim)), so that no
+      absolute step suits them all.
 
-  Source: Loshchilov and Hutter, 1711.05101.
+  Source: Loshchilov and Hutter, 1711.05101; the parameter scale is that of
+  Shazeer and Stern, 1804.04235, section 8.
   """
-  transform = optax.adamw(
-    learning_rate, b1=b1, b2=b2, weight_decay=weight_decay
+  scale = optax.identity()
+  if multiply_by_parameter_scale:
+    scale = optax.scale_by_param_block_rms(min_scale=1e-3)
+  transform = optax.chain(
+    optax.scale_by_adam(b1=b1, b2=b2),
+    scale,
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_learning_rate(learning_rate),
   )
   return _clipped(transform, clip_norm)
 

@@ -10,21 +10,23 @@ from safetensors import numpy as safetensors_numpy
 import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import testing
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import initialise
+from coda_jax.checkpoints.leaves import leaf_of
 
 CODA = coda_jax.CodaConfig(reduction=3, bottleneck_dim=4)
 
 
 def backbone():
   model = coda_jax.Transformer(testing.tiny_config())
-  return model, state.init_params(model, jax.random.key(0))
+  return model, initialise.init_params(model, jax.random.key(0))
 
 
 def trained_on(params):
   """A CoDA model on the backbone `params`, its task leaves all moved."""
   model = coda_jax.Transformer(testing.tiny_config(coda=CODA))
-  fresh = state.init_params(model, jax.random.key(1))
-  params = state.initialise_from(fresh, params, "backbone")
+  leaves = {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
+  key = jax.random.key(1)
+  params = initialise.from_leaves(model, leaves, key, "backbone")
   trained, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
   trained = jax.tree.map(lambda x: x + 0.25, trained)
   return model, params_lib.merge(trained, frozen)

@@ -119,6 +119,8 @@ def reference(params, x, lengths, reduction, attention, rule, epsilon=0.03):
     scores = np.array([t @ p["router/kernel"] for t in x_norm[:length]])
     if rule == "truncation":
       scores, m = -np.arange(length), np.ones(length)
+    elif k == length:  # nothing is dropped: the dense layer, at full weight
+      m = np.ones(length)
     elif rule == "sigmoid":
       m = 1 / (1 + np.exp(-scores))
     elif length:

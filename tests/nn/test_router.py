@@ -115,6 +115,16 @@ def test_sigmoid_weights():
   np.testing.assert_allclose(selection.weights, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_sequences_that_lose_no_token_have_weight_1(rule):
+  x, kernel = random(3, 4, 5), random(5, seed=1)
+  selection = route(rule, x, lengths_mask([2, 1, 3], 4), 1.5, kernel=kernel)
+  # ceil(2 / 1.5) = 2 of 2, 1 of 1; but 2 of 3.
+  np.testing.assert_array_equal(selection.weights[:2, :2], [[1, 1], [1, 0]])
+  if rule == "sigmoid":
+    assert (selection.weights[2, :2] < 1).all()
+
+
 def soft_weights(scores, k, epsilon):
   """min(1, exp((s - t) / epsilon)), t found by bisection so they sum to k."""
   if k >= len(scores):

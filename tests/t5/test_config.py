@@ -48,6 +48,11 @@ def test_configs_are_hashable_even_from_lists():
   assert hash(config) == hash(dataclasses.replace(config))
 
 
+def test_dtype_must_be_given():
+  with pytest.raises(ValueError, match="dtype is None"):
+    T5Config(vocab_size=8, dtype=None)
+
+
 @pytest.mark.parametrize("dtype", ["float16", jnp.float16])
 def test_float16_is_refused(dtype):
   with pytest.raises(ValueError, match="float16.*bfloat16 or float32"):

@@ -170,6 +170,15 @@ def test_routed_model_refuses_packed_examples():
     apply(model, params, packed)
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_segment_ids_of_one_side_are_refused(side):
+  model, params = make_model("dense"), random_params("dense")
+  packed = pack(testing.token_batch(model.config.vocab_size))
+  del packed[f"{side}_segment_ids"]
+  with pytest.raises(ValueError, match="need both encoder_segment_ids and"):
+    apply(model, params, packed)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_remat_moves_no_parameter(name):
   remat = make_model(name, remat=True)

@@ -38,7 +38,9 @@ def losses(model_dir):
 
 
 def final(model_dir):
-  return params_lib.flatten(model_files.load_model(model_dir / "model")[1])
+  return {
+    p: x.read() for p, x in model_files.read(model_dir / "model")[1].items()
+  }
 
 
 def test_learns_and_a_resumed_run_is_the_uninterrupted_one(task, tmp_path):

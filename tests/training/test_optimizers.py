@@ -48,6 +48,15 @@ def test_adamw_first_step():
   )
 
 
+def test_adamw_relative_to_the_parameter():
+  rate = optimizers.constant(0.1)
+  step = first_step(
+    optimizers.adamw(rate, multiply_by_parameter_scale=True, clip_norm=None)
+  )
+  scale = np.sqrt(np.mean(VALUE**2))
+  np.testing.assert_allclose(step, -0.1 * scale * np.sign(GRADIENT), rtol=1e-5)
+
+
 def test_clip_norm():
   # Clipped to 1e-8 of its size, Adam's epsilon halves the step.
   rate = optimizers.constant(0.1)

@@ -1,0 +1,81 @@
+"""The parameters of a model: fresh, from a checkpoint, or part of each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import leaves as leaves_lib
+from coda_jax.checkpoints.leaves import Leaf
+
+
+def init_params(model: Any, key: jax.Array) -> dict[str, Any]:
+  """Fresh parameters of a `Transformer`, a nested dict of float32 arrays."""
+  return jax.jit(lambda key: _init(model, key))(key)
+
+
+def abstract_params(model: Any) -> dict[str, Any]:
+  """The shapes and dtypes of `init_params`, without computing anything."""
+  return jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+
+
+def from_leaves(
+  model: Any,
+  leaves: Mapping[str, Leaf],
+  key: jax.Array,
+  source: str,
+  *,
+  dtype: Any = jnp.float32,
+) -> dict[str, Any]:
+  """The parameters of a model from a checkpoint's leaves.
+
+  Leaves that only the model has, adapters and routers, are initialised;
+  adapters and routers that only the checkpoint has are left behind.
+
+  Args:
+    model: a `Transformer`.
+    leaves: {parameter path: Leaf}.
+    key: for what is initialised.
+    source: the checkpoint's name, for messages.
+    dtype: of the parameters.
+
+  Raises:
+    ValueError: a backbone leaf is missing on either side or has another shape;
+      the message lists all such leaves.
+  """
+  expected = params_lib.flatten(abstract_params(model))
+  leaves_lib.check(
+    {p: x for p, x in leaves.items() if p in expected or not is_added(p)},
+    {p: x for p, x in expected.items() if p in leaves or not is_added(p)},
+    source,
+  )
+  missing = expected.keys() - leaves.keys()
+
+  def init_missing(key: jax.Array) -> dict[str, Any]:
+    # What is not returned is not computed either.
+    fresh = params_lib.flatten(_init(model, key))
+    return {path: fresh[path].astype(dtype) for path in missing}
+
+  params = jax.jit(init_missing)(key) if missing else {}
+  return params_lib.unflatten(
+    {
+      path: params[path]
+      if path in missing
+      else jnp.asarray(leaves[path].read(), dtype)
+      for path in expected
+    }
+  )
+
+
+def is_added(path: str) -> bool:
+  """Whether a leaf is one that CoDA adds to a pretrained backbone."""
+  return any(f"/{name}/" in path for name in ("adapter", "router", "lora"))
+
+
+def _init(model: Any, key: jax.Array) -> dict[str, Any]:
+  # No shape depends on the length, as long as every layer has a token.
+  tokens = jnp.ones((1, 8), jnp.int32)
+  variables = model.init(key, tokens, tokens, tokens, enable_dropout=False)
+  return variables["params"]

@@ -1,0 +1,99 @@
+"""Arrays that stay on disk until they are asked for.
+
+Every format reads into {parameter path: Leaf} and writes from it, so that a
+checkpoint can be converted one leaf at a time.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+# The dtypes of a checkpoint's parameters. float16 can be read; nothing here
+# writes it, since T5 overflows in it.
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """An array that is read each time `read` is called.
+
+  Attributes:
+    shape: of the array.
+    dtype: of the array; bfloat16 is that of ml_dtypes.
+    read: returns it.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray]
+
+  @property
+  def size(self) -> int:
+    """The number of elements."""
+    return math.prod(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    """The number of bytes."""
+    return self.size * self.dtype.itemsize
+
+  def transposed(self) -> "Leaf":
+    """The same array with its axes turned around."""
+    return Leaf(self.shape[::-1], self.dtype, lambda: self.read().T)
+
+  def astype(self, dtype: Any) -> "Leaf":
+    """The same array in another dtype."""
+    dtype = jnp.dtype(dtype)
+    if dtype == self.dtype:
+      return self
+    return Leaf(self.shape, dtype, lambda: self.read().astype(dtype))
+
+  def times(self, factor: float) -> "Leaf":
+    """The same array, scaled."""
+    return Leaf(
+      self.shape,
+      self.dtype,
+      # In float32, so that bfloat16 is rounded once.
+      lambda: (self.read().astype(np.float32) * np.float32(factor)).astype(
+        self.dtype
+      ),
+    )
+
+
+def leaf_of(array: Any) -> Leaf:
+  """A leaf of an array in memory, NumPy's or jax's."""
+  return Leaf(
+    tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array)
+  )
+
+
+def check(
+  found: Mapping[str, Any], expected: Mapping[str, Any], source: str
+) -> None:
+  """Refuses leaves that are missing, left over, or of another shape.
+
+  Args:
+    found: {path: anything with a shape}, of the file.
+    expected: likewise, of the model.
+    source: the file's name.
+
+  Raises:
+    ValueError: naming every such leaf.
+  """
+  problems = [
+    f"{path}: {tuple(found[path].shape)} in the file, {tuple(leaf.shape)} in "
+    "the model"
+    for path, leaf in expected.items()
+    if path in found and tuple(found[path].shape) != tuple(leaf.shape)
+  ]
+  problems += [f"{p}: not in the file" for p in expected if p not in found]
+  problems += [f"{p}: not in the model" for p in found if p not in expected]
+  if problems:
+    raise ValueError(
+      f"{source} does not fit the model; use the size and the method that it "
+      "was made with:\n  " + "\n  ".join(problems)
+    )

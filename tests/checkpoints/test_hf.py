@@ -1,0 +1,134 @@
+"""Hugging Face folders, without torch: names, shards, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from coda_jax import load_pretrained, testing
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import hf
+from coda_jax.checkpoints.leaves import leaf_of
+from coda_jax.t5.network import Transformer
+
+CONFIGS = {
+  "v1.0": {"mlp_activations": ("relu",), "logits_via_embedding": True},
+  "v1.1": {"mlp_activations": ("gelu", "linear")},
+}
+
+
+def written(folder, name="v1.1", **options):
+  """A folder of random weights, and the tree that it was written from."""
+  model = Transformer(testing.tiny_config(**CONFIGS[name]))
+  params = testing.random_params(model)
+  leaves = {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
+  hf.write(folder, model.config, leaves, **options)
+  return model, params_lib.flatten(params)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("shard_bytes", [hf.SHARD_BYTES, 4000])
+def test_what_was_written_comes_back(tmp_path, name, shard_bytes):
+  model, expected = written(tmp_path, name, shard_bytes=shard_bytes)
+  assert (tmp_path / hf.INDEX_FILE).exists() == (shard_bytes == 4000)
+  loaded, params = load_pretrained(tmp_path)
+  assert loaded.config == model.config
+  leaves = params_lib.flatten(params)
+  assert leaves.keys() == expected.keys()
+  for path, leaf in expected.items():
+    np.testing.assert_array_equal(leaves[path], leaf, err_msg=path)
+
+
+def test_names_by_hand():
+  for name, path in {
+    "shared.weight": "token_embedder/embedding",
+    "encoder.block.3.layer.0.SelfAttention.q.weight": (
+      "encoder/layers_3/attention/query/kernel"
+    ),
+    "decoder.block.11.layer.1.EncDecAttention.o.weight": (
+      "decoder/layers_11/encoder_decoder_attention/out/kernel"
+    ),
+    "decoder.block.0.layer.2.DenseReluDense.wi_1.weight": (
+      "decoder/layers_0/mlp/wi_1/kernel"
+    ),
+    "decoder.block.2.layer.2.layer_norm.weight": (
+      "decoder/layers_2/pre_mlp_layer_norm/scale"
+    ),
+    "encoder.final_layer_norm.weight": "encoder/encoder_norm/scale",
+  }.items():
+    assert hf.to_path(name)[0] == path
+    assert hf.to_name(path)[0] == name
+
+
+def change_json(path, change):
+  fields = json.loads(path.read_text())
+  change(fields)
+  path.write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"model_type": "bert"}, "model_type is 'bert'"),
+    ({"model_type": "umt5"}, "UMT5 has a position bias in every layer"),
+    ({"relative_attention_num_buckets": 64}, "num_buckets is 64; only 32"),
+    ({"feed_forward_proj": "gelu"}, "feed_forward_proj is 'gelu'"),
+    ({"num_heads": 7}, r"relpos_bias/rel_embedding: \(3, 32\) in the file"),
+  ],
+)
+def test_other_models_are_refused(tmp_path, change, message):
+  written(tmp_path)
+  change_json(tmp_path / "config.json", lambda fields: fields.update(change))
+  with pytest.raises(ValueError, match=message):
+    load_pretrained(tmp_path)
+
+
+def sharded(folder):
+  written(folder, shard_bytes=4000)
+  return folder / hf.INDEX_FILE
+
+
+def test_a_missing_shard_is_named(tmp_path):
+  sharded(tmp_path)
+  next(tmp_path.glob("model-00001-of-*")).rename(tmp_path / "gone")
+  with pytest.raises(FileNotFoundError, match="model-00001-of.* not there"):
+    load_pretrained(tmp_path)
+
+
+def test_an_index_reaches_nothing_outside_its_folder(tmp_path):
+  index = sharded(tmp_path)
+  change_json(
+    index, lambda x: x["weight_map"].update({"shared.weight": "../x"})
+  )
+  with pytest.raises(ValueError, match=r"'\.\./x'"):
+    load_pretrained(tmp_path)
+
+
+def test_an_index_that_names_absent_tensors(tmp_path):
+  index = sharded(tmp_path)
+  change_json(
+    index,
+    lambda x: x["weight_map"].update(
+      {"nothing.weight": x["weight_map"]["shared.weight"]}
+    ),
+  )
+  with pytest.raises(ValueError, match="not in the files.*nothing.weight"):
+    load_pretrained(tmp_path)
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+  written(tmp_path)
+  (tmp_path / hf.WEIGHTS_FILE).unlink()
+  (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+  with pytest.raises(FileNotFoundError, match="pickle.*save_pretrained"):
+    load_pretrained(tmp_path)
+
+
+def test_adapters_have_no_place_in_the_format(tmp_path):
+  model, leaves = written(tmp_path / "dense")
+  leaves["encoder/layers_0/adapter/up/kernel"] = np.zeros((2, 2), np.float32)
+  with pytest.raises(ValueError, match="layers_0/adapter/up/kernel"):
+    hf.write(
+      tmp_path / "x", model.config, {p: leaf_of(x) for p, x in leaves.items()}
+    )
+  assert not (tmp_path / "x").exists()

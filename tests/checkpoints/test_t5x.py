@@ -1,0 +1,131 @@
+"""t5x's layouts: read back here, and by orbax itself."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax import checkpoint as ocp
+
+from coda_jax import load_pretrained, testing
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import t5x
+from coda_jax.checkpoints.leaves import leaf_of
+from coda_jax.t5.network import Transformer
+
+CONFIGS = {
+  "v1.0": {"mlp_activations": ("relu",), "logits_via_embedding": True},
+  "v1.1": {"mlp_activations": ("gelu", "linear")},
+}
+
+
+def random_leaves(name="v1.1"):
+  # A t5x checkpoint does not tell its dropout rate: T5's is assumed.
+  config = testing.tiny_config(**CONFIGS[name], dropout_rate=0.1)
+  return config, params_lib.flatten(testing.random_params(Transformer(config)))
+
+
+def write(folder, leaves, **options):
+  t5x.write(folder, {p: leaf_of(x) for p, x in leaves.items()}, **options)
+
+
+def assert_loads(folder, config, expected):
+  model, params = load_pretrained(folder)
+  assert model.config == config
+  leaves = params_lib.flatten(params)
+  assert leaves.keys() == expected.keys()
+  for path, leaf in expected.items():
+    np.testing.assert_array_equal(leaves[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("layout", t5x.LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_was_written_comes_back(tmp_path, name, layout, dtype):
+  config, leaves = random_leaves(name)
+  leaves = {p: jnp.asarray(x, dtype) for p, x in leaves.items()}
+  write(tmp_path / "checkpoint_7", leaves, layout=layout, step=7)
+  assert t5x.find_layout(tmp_path / "checkpoint_7") == layout
+  expected = {p: np.asarray(x, np.float32) for p, x in leaves.items()}
+  assert_loads(tmp_path / "checkpoint_7", config, expected)
+
+
+def test_orbax_reads_what_was_written(tmp_path):
+  _, leaves = random_leaves()
+  write(tmp_path / "checkpoint_7", leaves, step=7)
+  restored = ocp.PyTreeCheckpointer().restore(tmp_path / "checkpoint_7/state")
+  assert restored["state"]["step"] == 7
+  found = params_lib.flatten(restored["target"])
+  assert found.keys() == leaves.keys()
+  for path, leaf in leaves.items():
+    np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+
+def test_what_orbax_wrote_is_read(tmp_path):
+  config, leaves = random_leaves()
+  ocp.PyTreeCheckpointer().save(
+    tmp_path / "checkpoint_7/state",
+    {"target": params_lib.unflatten(leaves), "state": {"step": np.int32(7)}},
+  )
+  assert_loads(tmp_path / "checkpoint_7", config, leaves)
+
+
+def scanned(config, leaves):
+  """The tree of t5x's scalable network: layers of a stack on axis 1."""
+  tree = {}
+  for path, leaf in leaves.items():
+    parts = path.split("/")
+    if len(parts) < 3 or parts[1] == f"{parts[0]}_norm":
+      tree[path] = leaf
+    elif parts[1] == "relpos_bias":
+      depth = getattr(config, f"num_{parts[0]}_layers")
+      tree[f"{parts[0]}/{path}"] = np.stack([leaf] * depth, 1)
+    elif parts[1] == "layers_0":
+      stack = [
+        np.asarray(leaves[f"{parts[0]}/layers_{i}/{'/'.join(parts[2:])}"])
+        for i in range(getattr(config, f"num_{parts[0]}_layers"))
+      ]
+      if "attention" in parts[2] and parts[-1] == "kernel":
+        heads = (config.num_heads, config.head_dim)
+        stack = [
+          x.reshape(*heads, -1) if parts[3] == "out" else x.reshape(-1, *heads)
+          for x in stack
+        ]
+      rest = "/".join(parts[2:])
+      tree[f"{parts[0]}/{parts[0]}/{rest}"] = np.stack(stack, axis=1)
+    elif not parts[1].startswith("layers_"):
+      tree[path] = leaf
+  return tree
+
+
+def test_scanned_layers_are_taken_apart(tmp_path):
+  config, leaves = random_leaves()
+  write(tmp_path / "checkpoint_7", scanned(config, leaves))
+  assert_loads(tmp_path / "checkpoint_7", config, leaves)
+
+
+def test_scanned_position_biases_that_differ_are_refused(tmp_path):
+  config, leaves = random_leaves()
+  tree = scanned(config, leaves)
+  path = "encoder/encoder/relpos_bias/rel_embedding"
+  tree[path] = tree[path] * np.arange(tree[path].shape[1])[None, :, None]
+  write(tmp_path / "checkpoint_7", tree)
+  with pytest.raises(ValueError, match="differs between layers, as UMT5"):
+    load_pretrained(tmp_path / "checkpoint_7")
+
+
+def test_bad_folders(tmp_path):
+  _, leaves = random_leaves()
+  write(tmp_path / "checkpoint_7", leaves, layout="msgpack")
+  with pytest.raises(FileNotFoundError, match="did you mean.*checkpoint_7"):
+    load_pretrained(tmp_path)
+  whole = (tmp_path / "checkpoint_7/checkpoint").read_bytes()
+  (tmp_path / "checkpoint_7/checkpoint").write_bytes(whole[:-50])
+  with pytest.raises(ValueError, match="checkpoint is cut off"):
+    load_pretrained(tmp_path / "checkpoint_7")
+  (tmp_path / "checkpoint_7/checkpoint").write_bytes(whole)
+  (tmp_path / "checkpoint_7/config.json").write_text(
+    json.dumps({"model_type": "t5"})
+  )
+  with pytest.raises(ValueError, match="several checkpoints"):
+    load_pretrained(tmp_path / "checkpoint_7")
