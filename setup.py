@@ -57,6 +57,7 @@ EXTRAS = {
     "pytest>=9.2",
     "pytest-xdist>=3.8",
     "ruff>=0.17.6",
+    "scipy>=1.17",  # scripts/build_embeddings.py
     "setuptools>=77",
   ],
 }

@@ -127,7 +127,7 @@ def parse_gin(
   # call; and beside files it tries packages, logging each miss as an error.
   gin.config._LOCATION_PREFIXES[:] = [*search_paths, "", str(configs_dir())]
   gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
-  with _quiet_imports():
+  with quiet_imports():
     for file in files:
       gin.parse_config_file(file)
   for name, value in bindings:
@@ -151,7 +151,7 @@ def configs_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _quiet_imports() -> Iterator[None]:
+def quiet_imports() -> Iterator[None]:
   """Drops stderr, where tensorflow reports its build while it is imported.
 
   No setting of tensorflow's stops that. What goes wrong is raised all the same.

@@ -7,7 +7,10 @@ import pytest
 import coda_jax
 from coda_jax import cli, train
 
-FILES = ("--gin_file=experiments/tiny_pretrain.gin",)
+FILES = (
+  "--gin_file=experiments/tiny_pretrain.gin",
+  "--gin.INITIAL_CHECKPOINT_PATH=None",
+)
 
 
 @pytest.fixture

@@ -7,6 +7,11 @@ the target lists the sentinels, each followed by what was cut out:
   tokens   thank you for inviting me to your party last week
   inputs   thank you <X> me to your party <Y> week </s>
   targets  <X> for inviting <Y> last </s>
+
+Span copying, ours, marks the spans and leaves them in: what a model with little
+pretraining needs to learn before it can quote its input.
+
+  inputs   thank you <X> for inviting me to your party <Y> last week </s>
 """
 
 from collections.abc import Mapping
@@ -35,10 +40,12 @@ def corrupted_lengths(
   num_tokens: int,
   noise_density: float = NOISE_DENSITY,
   mean_span_length: float = MEAN_SPAN_LENGTH,
+  keep_spans: bool = False,
 ) -> tuple[int, int]:
   """Returns the (inputs, targets) lengths of a segment, EOS included."""
   noise, spans = noise_counts(num_tokens, noise_density, mean_span_length)
-  return num_tokens - noise + spans + 1, noise + spans + 1
+  kept = num_tokens if keep_spans else num_tokens - noise
+  return kept + spans + 1, noise + spans + 1
 
 
 def segment_length(
@@ -46,8 +53,11 @@ def segment_length(
   targets_length: int,
   noise_density: float = NOISE_DENSITY,
   mean_span_length: float = MEAN_SPAN_LENGTH,
+  keep_spans: bool = False,
 ) -> int:
-  """Returns how many raw tokens fill exactly `inputs_length` when corrupted.
+  """Returns how many raw tokens fill `inputs_length` when corrupted.
+
+  Exactly, unless the spans are kept: then one token may be missing.
 
   Raises:
     ValueError: if the targets do not fit in `targets_length`, or if
@@ -58,13 +68,14 @@ def segment_length(
       f"noise_density={noise_density} must lie between 0 and 1, and"
       f" mean_span_length={mean_span_length} be at least 1."
     )
-  settings = (noise_density, mean_span_length)
+  settings = (noise_density, mean_span_length, keep_spans)
   if inputs_length < corrupted_lengths(2, *settings)[0]:
     raise ValueError(
       f"An inputs length of {inputs_length} is too short for span corruption:"
       " set TASK_FEATURE_LENGTHS['inputs'] to 16 or more."
     )
-  # One more raw token adds one to the inputs, or one to the noise.
+  # One more raw token adds one to the inputs, or one to the noise; where spans
+  # are kept, one or two to the inputs.
   num_tokens = 2
   while corrupted_lengths(num_tokens + 1, *settings)[0] <= inputs_length:
     num_tokens += 1
@@ -118,6 +129,7 @@ def corrupt_spans(
   vocabulary: seqio.Vocabulary,
   noise_density: float = NOISE_DENSITY,
   mean_span_length: float = MEAN_SPAN_LENGTH,
+  keep_spans: bool = False,
 ) -> dict[str, tf.Tensor]:
   """Returns the corrupted `inputs` and `targets` of one segment.
 
@@ -131,6 +143,7 @@ def corrupt_spans(
     vocabulary: gives the sentinels and EOS.
     noise_density: share of the tokens that is cut out.
     mean_span_length: mean length of a span that is cut out.
+    keep_spans: leave them in the inputs, behind their sentinels.
 
   Returns:
     int32 `inputs` and `targets` of `corrupted_lengths(num_tokens, ...)`.
@@ -144,10 +157,11 @@ def corrupt_spans(
   last_id = vocabulary.vocab_size - 1
   sentinels = tf.range(last_id, last_id - spans, -1, dtype=tf.int32)[:, None]
   eos = tf.constant([vocabulary.eos_id], tf.int32)
-  inputs = tf.concat([pieces[0::2], sentinels], axis=1).flat_values
+  marked = [pieces[0::2], sentinels, *([pieces[1::2]] if keep_spans else [])]
+  inputs = tf.concat(marked, axis=1).flat_values
   targets = tf.concat([sentinels, pieces[1::2]], axis=1).flat_values
   inputs_length, targets_length = corrupted_lengths(
-    num_tokens, noise_density, mean_span_length
+    num_tokens, noise_density, mean_span_length, keep_spans
   )
   return {
     "inputs": tf.ensure_shape(tf.concat([inputs, eos], 0), [inputs_length]),
@@ -162,6 +176,7 @@ def span_corruption(
   *,
   noise_density: float = NOISE_DENSITY,
   mean_span_length: float = MEAN_SPAN_LENGTH,
+  keep_spans: bool = False,
 ) -> tf.data.Dataset:
   """A seqio preprocessor: texts in, corrupted segments out.
 
@@ -171,6 +186,7 @@ def span_corruption(
     output_features: the vocabulary is that of `targets`.
     noise_density: share of the tokens that is cut out.
     mean_span_length: mean length of a span that is cut out.
+    keep_spans: span copying: leave them in the inputs, behind their sentinels.
 
   Returns:
     A dataset of `inputs` and `targets`, int32, EOS at the end of both.
@@ -190,7 +206,10 @@ def span_corruption(
     "mean_span_length": mean_span_length,
   }
   num_tokens = segment_length(
-    sequence_length["inputs"], sequence_length["targets"], **settings
+    sequence_length["inputs"],
+    sequence_length["targets"],
+    **settings,
+    keep_spans=keep_spans,
   )
   _, spans = noise_counts(num_tokens, **settings)
   available = vocabularies.num_sentinels(vocabulary)
@@ -209,6 +228,7 @@ def span_corruption(
       num_tokens=num_tokens,
       vocabulary=vocabulary,
       **settings,
+      keep_spans=keep_spans,
     )
 
   dataset = dataset.map(vocabulary.encode_tf, tf.data.AUTOTUNE)

@@ -6,7 +6,7 @@ same arguments changes nothing.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import seqio
 import tensorflow as tf
@@ -18,7 +18,8 @@ _registered: dict[str, tuple] = {}
 
 def _register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
   """Calls `make` unless `name` is registered with the same arguments."""
-  if name not in seqio.TaskRegistry.names():
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if name not in known:
     make()
     _registered[name] = arguments
   elif _registered.get(name) != arguments:
@@ -44,6 +45,7 @@ def span_corruption_task(
   vocabulary: str = "tiny",
   noise_density: float = preprocessors.NOISE_DENSITY,
   mean_span_length: float = preprocessors.MEAN_SPAN_LENGTH,
+  keep_spans: bool = False,
 ) -> str:
   """Registers T5's pretraining task on text files, one document a line.
 
@@ -54,6 +56,7 @@ def span_corruption_task(
     vocabulary: see `vocabularies.load`.
     noise_density: share of the tokens that is cut out.
     mean_span_length: mean length of a span that is cut out.
+    keep_spans: span copying: leave them in the inputs, behind their sentinels.
 
   Returns:
     `name`.
@@ -89,14 +92,34 @@ def span_corruption_task(
           preprocessors.span_corruption,
           noise_density=noise_density,
           mean_span_length=mean_span_length,
+          keep_spans=keep_spans,
         )
       ],
       output_features=output_features(vocabulary),
       metric_fns=[],
     )
 
-  arguments = (filepattern, vocabulary, noise_density, mean_span_length)
-  return _register(name, arguments, make)
+  return _register(
+    name,
+    (filepattern, vocabulary, noise_density, mean_span_length, keep_spans),
+    make,
+  )
+
+
+def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
+  """Registers a mixture of tasks.
+
+  Args:
+    rates: (task, its share of the examples) pairs; seqio normalises the shares.
+    name: the mixture's name.
+
+  Returns:
+    `name`.
+  """
+  arguments = tuple((task, float(rate)) for task, rate in rates)
+  return _register(
+    name, arguments, lambda: seqio.MixtureRegistry.add(name, list(arguments))
+  )
 
 
 # What each BBC task reads and writes of an article, and its metric.

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coda_jax.data import baselines, bbc, vocabularies
+from coda_jax import cli
 from coda_jax.nn import router
-from coda_jax.quickstart import measure, page, report
-from coda_jax.quickstart.runs import LENGTHS, METHODS, Method, Result, run
 from coda_jax.t5 import decoding
+
+with cli.quiet_imports():  # tensorflow is behind these
+  from coda_jax.data import baselines, bbc, vocabularies
+  from coda_jax.quickstart import measure, page, report
+  from coda_jax.quickstart.runs import LENGTHS, METHODS, Method, Result, run
 
 Runs = Mapping[tuple[str, str], Result]
 

@@ -1,18 +1,9 @@
-import importlib.util
-import pathlib
-
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def build_corpus():
-  path = ROOT / "scripts" / "build_corpus.py"
-  spec = importlib.util.spec_from_file_location("build_corpus", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def build_corpus(load_script):
+  return load_script("build_corpus")
 
 
 def test_html_keeps_prose_only(build_corpus, tmp_path):

@@ -60,6 +60,15 @@ def test_inputs_are_filled_exactly(density, mean):
     assert inputs == length
 
 
+def test_inputs_with_kept_spans_are_filled_but_for_one():
+  missing = set()
+  for length in range(16, 400):
+    tokens = preprocessors.segment_length(length, 10_000, 0.4, 8.0, True)
+    inputs, _ = preprocessors.corrupted_lengths(tokens, 0.4, 8.0, True)
+    missing.add(length - inputs)
+  assert missing == {0, 1}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_original_comes_back(vocabulary, seed):
   tokens = list(range(100, 668))
@@ -81,6 +90,30 @@ def test_smallest_case_by_hand(vocabulary):
   inputs, targets = corrupt([7, 8], vocabulary, noise_density=0.5)
   assert inputs == [7, LAST_ID, 1]
   assert targets == [LAST_ID, 8, 1]
+
+
+def test_kept_spans_by_hand(vocabulary):
+  inputs, targets = corrupt(
+    [7, 8], vocabulary, noise_density=0.5, keep_spans=True
+  )
+  assert inputs == [7, LAST_ID, 8, 1]
+  assert targets == [LAST_ID, 8, 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kept_spans_change_the_inputs_only(vocabulary, seed):
+  tokens = list(range(100, 220))
+  settings = {"noise_density": 0.4, "mean_span_length": 8.0}
+  inputs, targets = corrupt(
+    tokens, vocabulary, seed, keep_spans=True, **settings
+  )
+  cut, same = corrupt(tokens, vocabulary, seed, **settings)
+  assert targets == same
+  assert [t for t in inputs if not is_sentinel(t)] == [*tokens, 1]
+  for sentinel in filter(is_sentinel, targets):
+    # What follows a sentinel in the targets follows it in the inputs too.
+    followers = [x[x.index(sentinel) + 1] for x in (inputs, targets)]
+    assert followers[0] == followers[1] != cut[cut.index(sentinel) + 1]
 
 
 def test_same_seed_same_noise(vocabulary):

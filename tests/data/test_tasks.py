@@ -22,10 +22,12 @@ def filepattern(tmp_path):
 
 @pytest.fixture(autouse=True)
 def fresh_registry():
-  before = set(seqio.TaskRegistry.names())
+  registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
+  before = [set(registry.names()) for registry in registries]
   yield
-  for name in set(seqio.TaskRegistry.names()) - before:
-    seqio.TaskRegistry.remove(name)
+  for registry, names in zip(registries, before, strict=True):
+    for name in set(registry.names()) - names:
+      registry.remove(name)
 
 
 def examples(name, count=20, **kwargs):
@@ -78,6 +80,27 @@ def test_registering_twice(filepattern):
     filepattern, vocabulary="byt5", name="bytes"
   )
   assert inputs(examples(other, seed=0)).max() == 258
+
+
+def test_mixture(filepattern):
+  cut = tasks.span_corruption_task(filepattern)
+  kept = tasks.span_corruption_task(filepattern, name="kept", keep_spans=True)
+  rates = [(cut, 0.75), (kept, 0.25)]
+  assert tasks.mixture(rates, name="both") == "both"
+  assert tasks.mixture(rates, name="both") == "both"
+  # Fewer raw tokens fill the inputs where spans are kept, so fewer are noise.
+  lengths = {}
+  for name in (cut, kept, "both"):
+    found = examples(name, 200, seed=0)
+    lengths[name] = [np.sum(e["decoder_target_tokens"] > 0) for e in found]
+  (of_cut,), (of_kept,) = set(lengths[cut]), set(lengths[kept])
+  assert of_kept < of_cut
+  assert set(lengths["both"]) == {of_cut, of_kept}
+  assert 0.15 < np.mean(np.equal(lengths["both"], of_kept)) < 0.35
+  with pytest.raises(ValueError, match="'both' is registered already"):
+    tasks.mixture(rates[:1], name="both")
+  with pytest.raises(ValueError, match="'both' is registered already"):
+    tasks.span_corruption_task(filepattern, name="both")
 
 
 def test_bad_filepatterns(tmp_path):
