@@ -15,13 +15,12 @@ import argparse
 import pathlib
 from collections.abc import Iterable, Iterator
 
-import gin
 import jax
 import numpy as np
 from scipy import sparse
 from scipy.sparse import linalg
 
-from coda_jax import cli, params
+from coda_jax import benchmark, params
 from coda_jax.checkpoints import initialise
 from coda_jax.checkpoints.state import save_model
 from coda_jax.data import vocabularies
@@ -87,11 +86,7 @@ def main() -> None:
   parser.add_argument("--corpus", type=pathlib.Path, required=True)
   parser.add_argument("--output", type=pathlib.Path, required=True)
   arguments = parser.parse_args()
-  cli.parse_gin(
-    ["models/t5_1_1.gin", "sizes/tiny.gin", "methods/full.gin"],
-    [("DTYPE", "'float32'"), ("DROPOUT_RATE", "0.0")],
-  )
-  model = Transformer(**gin.get_bindings(Transformer))
+  model = Transformer(benchmark.size_config("tiny"))
   leaves = params.flatten(initialise.init_params(model, jax.random.key(0)))
   path = "token_embedder/embedding"
   fresh = np.asarray(leaves[path])

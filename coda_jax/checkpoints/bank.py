@@ -1,0 +1,151 @@
+"""Several tasks on one backbone: by name, or mixed in one batch."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints.adapter import load_adapter
+from coda_jax.t5.network import Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterBank:
+  """What several tasks trained, each leaf stacked on a task axis.
+
+  Every task has the same leaves and the same `CodaConfig`, so that going from
+  one to another compiles nothing anew. Immutable: `add` and `remove` return
+  another bank that shares the backbone.
+
+  Attributes:
+    model: the backbone with what all tasks add to it.
+    frozen: the backbone's parameters that no task owns.
+    trained: what the tasks own, [tasks, ...] a leaf.
+    names: of the tasks, in the order of the task axis.
+  """
+
+  model: Transformer
+  frozen: Mapping[str, Any]
+  trained: Mapping[str, Any]
+  names: tuple[str, ...]
+
+  def add(self, name: str, path: str | os.PathLike[str]) -> "AdapterBank":
+    """A bank with one more task, at the end.
+
+    Args:
+      name: of the task; one that is there already is replaced in its place.
+      path: a folder that `save_adapter` wrote.
+
+    Raises:
+      FileNotFoundError: the folder is not there.
+      ValueError: another backbone or another `CodaConfig`.
+    """
+    # Its leaves take the place of the first task's.
+    model, params = load_adapter(path, self.model, self.params(self.names[0]))
+    if model.config != self.model.config:
+      raise ValueError(
+        f"{path} has {model.config.coda}; the bank's tasks {list(self.names)} "
+        f"have {self.model.config.coda}; the tasks of a bank need the same"
+      )
+    one, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
+    if name in self.names:
+      i = self.names.index(name)
+      return self._with(self.names, lambda all, leaf: all.at[i].set(leaf), one)
+    return self._with(
+      (*self.names, name),
+      lambda all, leaf: jnp.concatenate([all, leaf[None]]),
+      one,
+    )
+
+  def remove(self, name: str) -> "AdapterBank":
+    """A bank without that task.
+
+    Raises:
+      KeyError: there is no such task.
+      ValueError: it is the last one.
+    """
+    i = self.task_id(name)
+    if len(self.names) == 1:
+      raise ValueError(f"{name!r} is the bank's last task")
+    names = (*self.names[:i], *self.names[i + 1 :])
+    return self._with(names, lambda leaf: jnp.delete(leaf, i, axis=0))
+
+  def task_id(self, name: str) -> int:
+    """A task's place on the task axis.
+
+    Raises:
+      KeyError: there is no such task.
+    """
+    if name not in self.names:
+      raise KeyError(f"no task {name!r}; the bank has {list(self.names)}")
+    return self.names.index(name)
+
+  def params(self, name: str) -> dict[str, Any]:
+    """The parameters of `model` for one task, for a whole batch."""
+    i = self.task_id(name)
+    one = jax.tree.map(lambda leaf: leaf[i], self.trained)
+    return params_lib.merge(one, self.frozen)
+
+  def apply(
+    self, function: Callable[..., Any], task_ids: Array, *batch: Any
+  ) -> Any:
+    """Calls a function on a batch in which every example has its own task.
+
+    The backbone's matrices are shared by all examples, only what the tasks own
+    is gathered for each. Compile the call with `jax.jit` as a whole.
+
+    Args:
+      function: (params, *batch) -> arrays with a leading batch axis, such as
+        `lambda p, x: model.apply({"params": p}, x, method="encode")`; it is
+        traced with a batch of one.
+      task_ids: int [batch], places on the task axis.
+      *batch: arrays, or trees of arrays, with a leading batch axis.
+
+    Returns:
+      What `function` returns, for the batch.
+    """
+
+    def one(task: Any, *example: Any) -> Any:
+      rows = jax.tree.map(lambda x: x[None], example)
+      params = params_lib.merge(task, self.frozen)
+      return jax.tree.map(lambda x: x[0], function(params, *rows))
+
+    chosen = jax.tree.map(lambda leaf: leaf[task_ids], dict(self.trained))
+    return jax.vmap(one)(chosen, *batch)
+
+  def _with(self, names, change, *others):
+    trained = jax.tree.map(change, self.trained, *others)
+    return dataclasses.replace(self, names=names, trained=trained)
+
+
+def load_bank(
+  model: Transformer,
+  params: params_lib.Params,
+  paths: Mapping[str, str | os.PathLike[str]],
+) -> AdapterBank:
+  """Reads adapters that were trained on one backbone.
+
+  Args:
+    model: the backbone's model.
+    params: its parameters.
+    paths: {task name: a folder that `save_adapter` wrote}, one or more.
+
+  Raises:
+    FileNotFoundError: a folder is not there.
+    ValueError: no adapter, another backbone, or adapters of several methods.
+  """
+  if not paths:
+    raise ValueError("an adapter bank needs one adapter or more; got none")
+  (name, path), *others = paths.items()
+  adapted, merged = load_adapter(path, model, params)
+  trained, frozen = params_lib.split(merged, params_lib.TASK_PATTERNS)
+  stacked = jax.tree.map(lambda leaf: leaf[None], trained)
+  bank = AdapterBank(adapted, frozen, stacked, (name,))
+  for name, path in others:
+    bank = bank.add(name, path)
+  return bank
