@@ -14,12 +14,14 @@ JAX = ">=0.10.2,<0.13"
 CORE = [
   "absl-py>=2.5",
   f"jax{JAX}",
+  "etils>=1.14",
   "flax>=0.12.8,<0.13",
   "gin-config>=0.5",
   "ml-dtypes>=0.6",
   "numpy>=2.4",
   "optax>=0.2.8,<0.3",
   "safetensors>=0.8",
+  "tensorstore>=0.1.84",
 ]
 
 TRAIN = [

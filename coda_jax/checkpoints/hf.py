@@ -148,18 +148,11 @@ def write(
     ValueError: leaves that a T5 of Hugging Face's does not have.
   """
   folder = pathlib.Path(folder)
-  renamed, unknown = {}, []
+  check(config, leaves)
+  renamed = {}
   for path, leaf in leaves.items():
     name, transposed = to_name(path)
-    if name is None:
-      unknown.append(path)
-    else:
-      renamed[name] = leaf.transposed() if transposed else leaf
-  if unknown:
-    raise ValueError(
-      "Hugging Face's T5 has no place for these leaves; convert the backbone "
-      "alone, and save the adapter beside it:\n  " + "\n  ".join(unknown)
-    )
+    renamed[name] = leaf.transposed() if transposed else leaf
   fields = config_to_hf(config, _dtype_name(renamed))
   parts = tensors.shards(renamed, shard_bytes)
   metadata = {"format": "pt"}  # What transformers asks for.
@@ -175,6 +168,21 @@ def write(
     index = {"metadata": {"total_size": total}, "weight_map": places}
     state.write_json(folder / INDEX_FILE, index)
   state.write_json(folder / CONFIG_FILE, fields)
+
+
+def check(config: T5Config, leaves: Mapping[str, Any]) -> None:
+  """Refuses what Hugging Face's T5 can't be.
+
+  Raises:
+    ValueError: leaves or activations that it does not have.
+  """
+  if unknown := [path for path in leaves if to_name(path)[0] is None]:
+    raise ValueError(
+      "Hugging Face's T5 has no place for these leaves; convert the backbone "
+      "alone (--backbone), and keep the adapter beside it:\n  "
+      + "\n  ".join(unknown)
+    )
+  config_to_hf(config, "float32")
 
 
 def config_from_hf(

@@ -37,7 +37,7 @@ _CHUNK_BYTES = 64 * 2**20
 
 def find_layout(folder: Any) -> str | None:
   """Which of `LAYOUTS` a folder has; None for neither."""
-  folder = _path(folder)
+  folder = path_of(folder)
   if (folder / "state" / _METADATA).exists():
     return "orbax"
   if (folder / _MSGPACK_FILE).is_file():
@@ -62,7 +62,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
     FileNotFoundError: no checkpoint of t5x is there.
     ValueError: arrays that are not those of a T5.
   """
-  folder = _path(folder)
+  folder = path_of(folder)
   layout = find_layout(folder)
   if layout is None:
     raise FileNotFoundError(
@@ -94,7 +94,7 @@ def write(
   Raises:
     ValueError: an unknown layout.
   """
-  folder = _path(folder)
+  folder = path_of(folder)
   state = {"target/" + path: leaf for path, leaf in leaves.items()}
   state["state/step"] = leaf_of(np.int32(step))
   if layout == "orbax":
@@ -366,7 +366,8 @@ def _chunks(leaf: Leaf) -> list[int]:
   return [max(rows, 1), *leaf.shape[1:]]
 
 
-def _path(folder: Any) -> Any:
+def path_of(folder: Any) -> Any:
+  """A folder of this machine or of a bucket, with pathlib's methods."""
   from etils import epath
 
   return epath.Path(folder)

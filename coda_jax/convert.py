@@ -1,0 +1,230 @@
+"""Converts a checkpoint to another format, a leaf at a time.
+
+  python -m coda_jax.convert flan-t5-base/ flan-t5-base-t5x/ --to t5x
+
+SOURCE is a folder of Hugging Face's, of t5x's or of coda_jax's, told apart by
+what is in it; TARGET is made, and must not hold anything yet. Nothing is
+written before every leaf of the source has its place in the target.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import (
+  formats,
+  hf,
+  initialise,
+  leaves,
+  state,
+  t5x,
+  tensors,
+)
+from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.t5.config import T5Config
+from coda_jax.t5.network import Transformer
+
+PROGRAM = "python -m coda_jax.convert"
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+# What lies beside a model of Hugging Face's, and is the tokenizer's.
+_TOKENIZER_FILES = (
+  "spiece.model",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+)
+
+
+def convert(
+  source: str | os.PathLike[str],
+  target: str | os.PathLike[str],
+  to: str,
+  *,
+  layout: str = "orbax",
+  step: int = 0,
+  dtype: str | None = None,
+  shard_bytes: int = hf.SHARD_BYTES,
+  backbone: bool = False,
+  dry_run: bool = False,
+) -> tuple[T5Config, dict[str, Leaf]]:
+  """Converts a checkpoint; memory holds one leaf at a time.
+
+  Args:
+    source: a folder of any format.
+    target: a folder that is not there yet, or empty; one in a bucket for t5x.
+    to: the target's format, one of `formats.FORMATS`.
+    layout: for t5x, one of `t5x.LAYOUTS`.
+    step: for t5x, that of the train state.
+    dtype: "float32" or "bfloat16"; None keeps the source's, float16 excepted,
+      which becomes float32.
+    shard_bytes: for hf, size that a file of weights may have.
+    backbone: leave adapters and routers behind.
+    dry_run: check everything, write nothing.
+
+  Returns:
+    (config, {parameter path: Leaf}) as they were written.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint at `source`.
+    FileExistsError: `target` holds something.
+    ValueError: a checkpoint that can't be read, or has no place in the target.
+  """
+  config, found = formats.read(source)
+  if backbone:
+    config = dataclasses.replace(config, coda=None)
+    found = {p: x for p, x in found.items() if not initialise.is_added(p)}
+  expected = params_lib.flatten(initialise.abstract_params(Transformer(config)))
+  leaves.check(found, expected, str(source))
+  # In the model's order, whatever the source's.
+  written = {path: _cast(found[path], dtype) for path in expected}
+  if to == "hf":
+    hf.check(config, written)
+  elif config.coda is not None and to == "t5x":
+    raise ValueError(
+      f"{source} has adapters or routers, for which a checkpoint of t5x has no "
+      "configuration; add --backbone, and keep the adapter beside it"
+    )
+  _check_target(target)
+  if dry_run:
+    return config, written
+  with _folder(target) as folder:
+    if to == "hf":
+      hf.write(folder, config, written, shard_bytes=shard_bytes)
+    elif to == "t5x":
+      t5x.write(folder, written, layout=layout, step=step)
+    else:
+      state.write(folder, config, written)
+    if to != "t5x":
+      _copy_tokenizer(formats.find_folder(source), folder)
+  return config, written
+
+
+def _cast(leaf: Leaf, dtype: str | None) -> Leaf:
+  if dtype is None:
+    dtype = "float32" if leaf.dtype == jnp.float16 else leaf.dtype.name
+  return leaf.astype(dtype)
+
+
+def _check_target(target: str | os.PathLike[str]) -> None:
+  folder = t5x.path_of(target)
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise FileExistsError(
+      f"{target} is there and not empty; name a new folder, or remove it"
+    )
+
+
+@contextlib.contextmanager
+def _folder(target: str | os.PathLike[str]) -> Iterator[Any]:
+  """A folder to write into, which becomes `target` once it is whole."""
+  if "://" in os.fspath(target):
+    # A bucket has no rename; t5x writes its commit_success.txt last.
+    yield target
+    return
+  with tensors.aside(pathlib.Path(target)) as temporary:
+    temporary.mkdir(parents=True)
+    yield temporary
+
+
+def _copy_tokenizer(source: Any, target: pathlib.Path) -> None:
+  for name in _TOKENIZER_FILES:
+    file = pathlib.Path(source) / name
+    if file.is_file():
+      shutil.copyfile(file, target / name)
+
+
+def summary(config: T5Config, written: Mapping[str, Leaf]) -> str:
+  """One line that says what a checkpoint holds."""
+  dtypes = sorted({leaf.dtype.name for leaf in written.values()})
+  size = sum(leaf.nbytes for leaf in written.values())
+  kind = "T5" if config.coda is None else "T5 with adapters"
+  return (
+    f"{kind}, {config.num_encoder_layers} + {config.num_decoder_layers} layers,"
+    f" {len(written)} leaves, {sum(x.size for x in written.values()):,}"
+    f" parameters, {size / 1e6:,.1f} MB of {' and '.join(dtypes)}"
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Converts, as the command line says; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog=PROGRAM,
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("source", metavar="SOURCE")
+  parser.add_argument("target", metavar="TARGET")
+  parser.add_argument("--to", required=True, choices=formats.FORMATS)
+  parser.add_argument(
+    "--layout",
+    choices=t5x.LAYOUTS,
+    default="orbax",
+    help="of t5x: what it writes today, or what the published models have",
+  )
+  parser.add_argument(
+    "--step", type=int, default=0, help="of the train state, for t5x"
+  )
+  parser.add_argument(
+    "--dtype", choices=leaves.DTYPES, help="default: the source's"
+  )
+  parser.add_argument(
+    "--max_shard_size",
+    type=parse_size,
+    default=hf.SHARD_BYTES,
+    help="of a file of weights, for hf, such as 500MB (default: 5GB)",
+  )
+  parser.add_argument(
+    "--backbone",
+    action="store_true",
+    help="leave adapters and routers behind",
+  )
+  parser.add_argument(
+    "--dry_run", action="store_true", help="check, and write nothing"
+  )
+  args = parser.parse_args(argv)
+  try:
+    config, written = convert(
+      args.source,
+      args.target,
+      args.to,
+      layout=args.layout,
+      step=args.step,
+      dtype=args.dtype,
+      shard_bytes=args.max_shard_size,
+      backbone=args.backbone,
+      dry_run=args.dry_run,
+    )
+  except (OSError, ValueError) as error:
+    print(f"{PROGRAM}: {error}", file=sys.stderr)
+    return 2
+  action = "would write" if args.dry_run else "wrote"
+  print(f"{action} {args.target} ({args.to}): {summary(config, written)}")
+  return 0
+
+
+def parse_size(text: str) -> int:
+  """Bytes of a size such as "500MB"; for argparse.
+
+  Raises:
+    argparse.ArgumentTypeError: no size, or none above 0.
+  """
+  match = re.fullmatch(r"(\d+)\s*(|KB|MB|GB)", text.strip(), re.IGNORECASE)
+  if match is None or not int(match[1]):
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is no size; expected a number of bytes, KB, MB or GB"
+    )
+  return int(match[1]) * _UNITS[match[2].upper()]
+
+
+if __name__ == "__main__":
+  sys.exit(main())
