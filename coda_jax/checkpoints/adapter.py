@@ -9,10 +9,10 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import initialise, leaves, state, tensors
@@ -22,18 +22,24 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
-def backbone_fingerprint(params: params_lib.Params) -> str:
-  """A SHA-256 over the leaves that a task leaves frozen.
+def fingerprint(found: Mapping[str, leaves.Leaf]) -> str:
+  """A SHA-256 over the leaves that a task leaves frozen, read one at a time.
 
   Taken of their bfloat16 values, so that a backbone stored in bfloat16 has the
   same fingerprint as the float32 one that it was rounded from.
   """
   digest = hashlib.sha256()
-  for path, leaf in sorted(params_lib.flatten(params).items()):
+  for path, leaf in sorted(found.items()):
     if not params_lib.is_trained(path, params_lib.TASK_PATTERNS):
-      digest.update(f"{path} {np.shape(leaf)}\n".encode())
-      digest.update(np.asarray(jnp.asarray(leaf, jnp.bfloat16)).tobytes())
+      digest.update(f"{path} {leaf.shape}\n".encode())
+      digest.update(leaf.astype(jnp.bfloat16).read().tobytes())
   return digest.hexdigest()
+
+
+def backbone_fingerprint(params: params_lib.Params) -> str:
+  """The `fingerprint` of parameters in memory."""
+  flat = params_lib.flatten(params)
+  return fingerprint({p: leaves.leaf_of(x) for p, x in flat.items()})
 
 
 def save_adapter(

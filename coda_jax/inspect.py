@@ -1,0 +1,162 @@
+"""Shows what a checkpoint or an adapter holds, or how two of them differ.
+
+  python -m coda_jax.inspect runs/topic/adapter
+  python -m coda_jax.inspect flan-t5-base/ runs/full/model
+
+PATH is a folder of Hugging Face's, of t5x's or of coda_jax's, an adapter's
+folder, or the name of a model that comes with the package. Arrays are read one
+at a time. The exit code is 1 where two checkpoints differ.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import adapter, formats, state, tensors
+from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.training.logging import format_table
+
+PROGRAM = "python -m coda_jax.inspect"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """What is in a folder.
+
+  Attributes:
+    path: the folder.
+    format: one of `formats.FORMATS`, or "adapter".
+    fields: its configuration, {name: value}.
+    leaves: {parameter path: Leaf}.
+    fingerprint: of the backbone, as adapter files have it.
+  """
+
+  path: str
+  format: str
+  fields: Mapping[str, Any]
+  leaves: Mapping[str, Leaf]
+  fingerprint: str
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+  """Reads what a folder says of itself.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    ValueError: one that can't be read, saying why.
+  """
+  folder = formats.find_folder(path)
+  config_file = pathlib.Path(folder) / adapter.CONFIG_FILE
+  if config_file.exists():
+    fields = state.read_json(config_file)
+    leaves = tensors.read(pathlib.Path(folder) / adapter.WEIGHTS_FILE)
+    return Checkpoint(
+      str(path), "adapter", fields["coda"], leaves, fields["backbone"]
+    )
+  config, leaves = formats.read(path)
+  return Checkpoint(
+    str(path),
+    formats.detect(path),
+    state.config_to_dict(config),
+    leaves,
+    adapter.fingerprint(leaves),
+  )
+
+
+def method(fields: Mapping[str, Any]) -> str:
+  """The method that made a checkpoint, in the words of configs/methods/."""
+  coda = fields["coda"] if "coda" in fields else fields
+  if coda is None:
+    return "none: a plain T5"
+  routed = coda["reduction"] > 1 or any(
+    r > 1 for _, r in coda["layer_reductions"]
+  )
+  if coda["lora"]:
+    return "coda_lora" if routed else "lora"
+  return "coda" if routed else "adapter"
+
+
+def describe(found: Checkpoint) -> str:
+  """The report on one checkpoint, of several lines."""
+  rows = [("leaf", "shape", "dtype", "parameters", "task's own")]
+  owned = 0
+  for path, leaf in found.leaves.items():
+    own = params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+    owned += leaf.size * own
+    shape = " x ".join(map(str, leaf.shape)) or "scalar"
+    mark = "yes" if own else ""
+    rows.append((path, shape, leaf.dtype.name, f"{leaf.size:,}", mark))
+  total = sum(leaf.size for leaf in found.leaves.values())
+  size = sum(leaf.nbytes for leaf in found.leaves.values())
+  facts = [
+    ("format", found.format),
+    ("method", method(found.fields)),
+    ("parameters", f"{total:,} in {len(found.leaves)} leaves"),
+    ("a task's own", f"{owned:,} ({owned / total:.2%})"),
+    ("size", f"{size / 1e6:,.1f} MB"),
+    ("backbone", found.fingerprint),
+    *((name, value) for name, value in found.fields.items()),
+  ]
+  width = max(len(name) for name, _ in facts)
+  lines = [f"{name.ljust(width)}  {value}" for name, value in facts]
+  return "\n".join([found.path, *lines, "", format_table(rows)])
+
+
+def differences(a: Checkpoint, b: Checkpoint) -> Iterator[str]:
+  """A line for everything in which two checkpoints differ."""
+  for name in {**a.fields, **b.fields}:
+    values = [c.fields.get(name, "absent") for c in (a, b)]
+    if values[0] != values[1]:
+      yield f"config {name}: {values[0]} and {values[1]}"
+  for path in {**a.leaves, **b.leaves}:
+    if path not in a.leaves or path not in b.leaves:
+      yield f"{path}: only in {(a if path in a.leaves else b).path}"
+      continue
+    one, two = a.leaves[path], b.leaves[path]
+    if one.shape != two.shape:
+      yield f"{path}: {one.shape} and {two.shape}"
+      continue
+    x, y = (np.asarray(leaf.read(), np.float32) for leaf in (one, two))
+    unlike = (x != y) & ~(np.isnan(x) & np.isnan(y))
+    if unlike.any():
+      largest = np.max(np.abs(x - y))
+      yield (
+        f"{path}: {np.mean(unlike):.1%} of the values, by {largest:.3g} at most"
+      )
+    elif one.dtype != two.dtype:
+      yield f"{path}: the same values as {one.dtype.name} and {two.dtype.name}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the report; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog=PROGRAM,
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("path", metavar="PATH")
+  parser.add_argument("other", metavar="OTHER", nargs="?")
+  args = parser.parse_args(argv)
+  try:
+    found = open_checkpoint(args.path)
+    if args.other is None:
+      print(describe(found))
+      return 0
+    other = open_checkpoint(args.other)
+    lines = list(differences(found, other))
+  except (OSError, ValueError) as error:
+    print(f"{PROGRAM}: {error}", file=sys.stderr)
+    return 2
+  print("\n".join(lines) or f"no difference in {len(found.leaves)} leaves")
+  return 1 if lines else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

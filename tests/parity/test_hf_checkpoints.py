@@ -1,0 +1,170 @@
+"""Folders of `save_pretrained` against torch: logits and generated tokens.
+
+Both ways: what transformers wrote is read here, and what is written here is
+read by transformers.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import coda_jax
+from coda_jax import convert, testing
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SHAPE = {
+  "vocab_size": 160,
+  "d_model": 24,
+  "d_kv": 5,
+  "d_ff": 40,
+  "num_heads": 3,
+  "num_layers": 2,
+  "num_decoder_layers": 2,
+  "pad_token_id": 0,
+  "eos_token_id": 1,
+  "decoder_start_token_id": 0,
+  "dropout_rate": 0.0,
+}
+V1_0 = {"feed_forward_proj": "relu", "tie_word_embeddings": True}
+V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+T5 = (transformers.T5Config, transformers.T5ForConditionalGeneration)
+MT5 = (transformers.MT5Config, transformers.MT5ForConditionalGeneration)
+CASES = {
+  "v1.0": (*T5, V1_0),
+  "v1.1": (*T5, V1_1),
+  "mt5": (*MT5, V1_1),
+  # ByT5's shape: a deep encoder, wide heads, few ids.
+  "byt5": (
+    *T5,
+    V1_1 | {"num_layers": 3, "num_decoder_layers": 1, "vocab_size": 48},
+  ),
+  "one layer, wide heads": (
+    *T5,
+    V1_0 | {"num_layers": 1, "num_decoder_layers": 1, "d_kv": 24},
+  ),
+}
+
+
+def torch_model(case):
+  config, model, fields = CASES[case]
+  torch.manual_seed(0)
+  built = model(config(**{**SHAPE, **fields}))
+  if not fields["tie_word_embeddings"]:
+    # transformers 5 ties new models whatever the config says.
+    weight = torch.randn_like(built.shared.weight)
+    built.lm_head.weight = torch.nn.Parameter(weight)
+  with torch.no_grad():  # norms start at 1, which hides a swap of two
+    for name, weight in built.named_parameters():
+      if "layer_norm" in name:
+        weight.add_(0.2 * torch.randn_like(weight))
+  return built.eval()
+
+
+@pytest.fixture(params=CASES)
+def pair(request, tmp_path):
+  """A torch model, and the folder that it was saved in."""
+  model = torch_model(request.param)
+  model.save_pretrained(tmp_path / "hf")
+  return model, tmp_path / "hf"
+
+
+def logits_of_torch(model, batch):
+  tokens = {k: torch.from_numpy(np.array(v)).long() for k, v in batch.items()}
+  with torch.no_grad():
+    return (
+      model(
+        input_ids=tokens["encoder_input_tokens"],
+        attention_mask=(tokens["encoder_input_tokens"] > 0).long(),
+        decoder_input_ids=tokens["decoder_input_tokens"],
+      )
+      .logits.float()
+      .numpy()
+    )
+
+
+def logits_of_ours(model, params, batch):
+  logits = model.apply({"params": params}, **batch, enable_dropout=False)
+  return np.asarray(logits, np.float32)
+
+
+def assert_close(found, expected, batch, tolerance):
+  real = batch["decoder_target_tokens"] > 0
+  difference = np.abs(found - expected)[real].max()
+  assert difference < tolerance * np.abs(expected[real]).max()
+
+
+@pytest.mark.parametrize(
+  ("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 3e-2)]
+)
+def test_logits_of_what_transformers_wrote(pair, dtype, tolerance):
+  reference, folder = pair
+  model, params = coda_jax.load_pretrained(folder, dtype=dtype)
+  batch = testing.token_batch(model.config.vocab_size, (140, 9), (60, 4))
+  assert_close(
+    logits_of_ours(model, params, batch),
+    logits_of_torch(reference, batch),
+    batch,
+    tolerance,
+  )
+
+
+def test_transformers_reads_what_is_written_here(pair, tmp_path):
+  """By way of our own format, so that nothing of theirs is passed through."""
+  reference, folder = pair
+  convert.convert(folder, tmp_path / "ours", "coda_jax")
+  convert.convert(
+    tmp_path / "ours", tmp_path / "back", "hf", shard_bytes=10_000
+  )
+  loaded, info = transformers.T5ForConditionalGeneration.from_pretrained(
+    tmp_path / "back", output_loading_info=True
+  )
+  assert not any(
+    info[kind]
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+  )
+  batch = testing.token_batch(loaded.config.vocab_size, (40, 9), (20, 4))
+  expected = logits_of_torch(reference, batch)
+  assert_close(logits_of_torch(loaded.eval(), batch), expected, batch, 2e-6)
+
+
+def ended(rows):
+  """Token rows up to EOS, without padding."""
+  found = []
+  for row in np.asarray(rows).tolist():
+    row = row[: row.index(1) + 1] if 1 in row else row
+    found.append([t for t in row if t != 0])
+  return found
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_generated_tokens(pair, beams):
+  reference, folder = pair
+  model, params = coda_jax.load_pretrained(folder)
+  random = np.random.default_rng(0)
+  lengths = random.integers(2, 13, 80)
+  tokens = testing.random_tokens(lengths, 13, model.config.vocab_size)
+  # Without a length penalty: transformers divides by another one.
+  beam = {"method": "beam", "num_beams": beams, "alpha": 0.0}
+  options = beam if beams > 1 else {}
+  found = coda_jax.generate(
+    model, params, jnp.asarray(tokens), max_length=8, **options
+  )
+  sources = torch.from_numpy(tokens).long()
+  expected = reference.generate(
+    input_ids=sources,
+    attention_mask=(sources > 0).long(),
+    max_new_tokens=8,
+    num_beams=beams,
+    do_sample=False,
+    length_penalty=0.0,
+  )
+  pairs = list(zip(ended(found.tokens), ended(expected[:, 1:]), strict=True))
+  if beams > 1:
+    # At the last step transformers ranks what has not ended with what has;
+    # t5x, and we, return a sequence that has ended where there is one.
+    pairs = [(x, y) for x, y in pairs if y[-1] == 1 or x[-1] != 1]
+  assert len(pairs) >= 50
+  for ours, theirs in pairs:
+    assert ours == theirs

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+import coda_jax
+from coda_jax import convert, load_pretrained, testing
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import formats, hf, initialise, state
+from coda_jax.nn.config import CodaConfig
+from coda_jax.t5.network import Transformer
+
+
+def saved(folder, coda=None, dtype="float32"):
+  model = Transformer(testing.tiny_config(dropout_rate=0.1, coda=coda))
+  params = testing.random_params(model)
+  state.save_model(folder, model.config, params, dtype=dtype)
+  return model, params_lib.flatten(params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_round_through_every_format_changes_nothing(tmp_path, dtype, capsys):
+  model, expected = saved(tmp_path / "0", dtype=dtype)
+  steps = (
+    ["--to", "hf", "--max_shard_size", "3KB"],
+    ["--to", "t5x"],
+    ["--to", "hf"],
+    ["--to", "t5x", "--layout", "msgpack", "--step", "7"],
+    ["--to", "coda_jax"],
+  )
+  for i, options in enumerate(steps):
+    source, target = tmp_path / f"{i}", tmp_path / f"{i + 1}"
+    assert convert.main([str(source), str(target), *options]) == 0
+    assert f"of {dtype}" in capsys.readouterr().out
+  last = tmp_path / f"{len(steps)}"
+  assert formats.detect(last) == "coda_jax"
+  config, leaves = formats.read(last)
+  assert config == model.config
+  assert leaves.keys() == expected.keys()
+  for path, leaf in expected.items():
+    assert leaves[path].dtype.name == dtype
+    np.testing.assert_array_equal(
+      leaves[path].read(), np.asarray(leaf).astype(leaves[path].dtype)
+    )
+
+
+def test_dtype_and_tokenizer(tmp_path):
+  _, expected = saved(tmp_path / "a")
+  (tmp_path / "a/spiece.model").write_bytes(b"pieces")
+  convert.convert(tmp_path / "a", tmp_path / "b", "hf", dtype="bfloat16")
+  assert (tmp_path / "b/spiece.model").read_bytes() == b"pieces"
+  _, leaves = formats.read(tmp_path / "b")
+  path = "encoder/layers_0/mlp/wo/kernel"
+  assert leaves[path].dtype.name == "bfloat16"
+  np.testing.assert_allclose(
+    leaves[path].read().astype(np.float32), expected[path], rtol=2**-8
+  )
+
+
+@pytest.mark.parametrize("to", ["hf", "t5x"])
+def test_only_the_backbone_of_a_coda_model_fits_elsewhere(tmp_path, capsys, to):
+  _, expected = saved(tmp_path / "a", CodaConfig(bottleneck_dim=4))
+  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", to]
+  assert convert.main(command) == 2
+  assert "--backbone" in capsys.readouterr().err
+  assert not (tmp_path / "b").exists()
+  assert convert.main([*command, "--backbone"]) == 0
+  _, leaves = formats.read(tmp_path / "b")
+  backbone = {p for p in expected if not initialise.is_added(p)}
+  assert leaves.keys() == backbone < expected.keys()
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+  saved(tmp_path / "a")
+  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf"]
+  assert convert.main([*command, "--dry_run"]) == 0
+  assert capsys.readouterr().out.startswith(f"would write {tmp_path / 'b'}")
+  assert not (tmp_path / "b").exists()
+
+
+def test_what_is_there_stays(tmp_path, capsys, monkeypatch):
+  saved(tmp_path / "a")
+  (tmp_path / "b").mkdir()
+  (tmp_path / "b/notes").write_text("mine")
+  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf"]
+  assert convert.main(command) == 2
+  assert "is there and not empty" in capsys.readouterr().err
+  assert [p.name for p in (tmp_path / "b").iterdir()] == ["notes"]
+
+  def fail(*_, **__):
+    raise OSError("disk full")
+
+  monkeypatch.setattr(hf.state, "write_json", fail)
+  assert convert.main([command[0], str(tmp_path / "c"), "--to", "hf"]) == 2
+  assert "disk full" in capsys.readouterr().err
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_leaves_that_do_not_fit_are_listed(tmp_path, capsys):
+  model, leaves = saved(tmp_path / "a")
+  del leaves["decoder/decoder_norm/scale"]
+  leaves["encoder/layers_9/mlp/wo/kernel"] = np.zeros((2, 3), np.float32)
+  state.save_model(tmp_path / "a", model.config, params_lib.unflatten(leaves))
+  assert (
+    convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--to=hf"]) == 2
+  )
+  message = capsys.readouterr().err
+  assert "decoder/decoder_norm/scale: not in the file" in message
+  assert "encoder/layers_9/mlp/wo/kernel: not in the model" in message
+  assert not (tmp_path / "b").exists()
+
+
+def test_a_shipped_model_by_name(tmp_path):
+  convert.convert("tiny_dense", tmp_path / "x", "hf")
+  _, params = load_pretrained(tmp_path / "x")
+  _, expected = coda_jax.load_pretrained("tiny_dense")
+  for path, leaf in params_lib.flatten(expected).items():
+    np.testing.assert_array_equal(params_lib.flatten(params)[path], leaf)
+
+
+@pytest.mark.parametrize(
+  ("text", "size"), [("12", 12), ("3KB", 3000), ("5 gb", 5 * 10**9)]
+)
+def test_sizes(text, size):
+  assert convert.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["0", "5TB", "-1MB", ""])
+def test_bad_sizes(tmp_path, text, capsys):
+  with pytest.raises(SystemExit):
+    convert.main(["a", "b", "--to=hf", f"--max_shard_size={text}"])
+  assert "expected a number of bytes" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import coda_jax
+from coda_jax import convert, inspect, testing
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import state
+from coda_jax.checkpoints.adapter import backbone_fingerprint
+from coda_jax.nn.config import CodaConfig, LoraConfig
+from coda_jax.t5.network import Transformer
+
+CODA = CodaConfig(reduction=2, bottleneck_dim=4)
+
+
+@pytest.fixture
+def model():
+  return Transformer(testing.tiny_config(coda=CODA))
+
+
+@pytest.fixture
+def params(model):
+  return testing.random_params(model)
+
+
+def report(capsys, *arguments, code=0):
+  assert inspect.main([str(a) for a in arguments]) == code
+  return capsys.readouterr().out
+
+
+def test_a_model(tmp_path, capsys, model, params):
+  state.save_model(tmp_path, model.config, params, dtype=jnp.bfloat16)
+  out = report(capsys, tmp_path)
+  assert "format" in out and "coda_jax" in out and "method" in out
+  assert f"{params_lib.count(params):,} in" in out
+  assert backbone_fingerprint(params) in out
+  lines = {line.split()[0]: line.split() for line in out.splitlines() if line}
+  row = lines["encoder/layers_3/adapter/up/kernel"]
+  assert row[1:] == ["4", "x", "16", "bfloat16", "64", "yes"]
+  row = lines["encoder/layers_3/mlp/wo/kernel"]
+  assert row[1:] == ["24", "x", "16", "bfloat16", "384"]
+
+
+def test_an_adapter_names_its_backbone(tmp_path, capsys, model, params):
+  coda_jax.save_adapter(tmp_path, model, params)
+  out = report(capsys, tmp_path)
+  assert backbone_fingerprint(params) in out and "(100.00%)" in out
+  assert "encoder/layers_0/router/kernel" in out
+  assert "encoder/layers_0/mlp/wo/kernel" not in out
+
+
+@pytest.mark.parametrize(
+  ("coda", "name"),
+  [
+    (None, "none: a plain T5"),
+    (CodaConfig(reduction=1), "adapter"),
+    (CodaConfig(reduction=1, layer_reductions=((0, 2),)), "coda"),
+    (CodaConfig(reduction=1, lora=LoraConfig()), "lora"),
+    (CodaConfig(reduction=2, lora=LoraConfig()), "coda_lora"),
+  ],
+)
+def test_methods(coda, name):
+  config = testing.tiny_config(coda=coda)
+  assert inspect.method(state.config_to_dict(config)) == name
+
+
+def test_differences(tmp_path, capsys, model, params):
+  state.save_model(tmp_path / "a", model.config, params)
+  state.save_model(tmp_path / "b", model.config, params, dtype=jnp.bfloat16)
+  convert.convert(tmp_path / "a", tmp_path / "same", "coda_jax")
+  out = report(capsys, tmp_path / "a", tmp_path / "same")
+  assert out == "no difference in 86 leaves\n"
+
+  leaves = params_lib.flatten(params)
+  scale = np.array(leaves["encoder/encoder_norm/scale"])
+  scale[:4] += 0.5
+  leaves["encoder/encoder_norm/scale"] = scale
+  del leaves["decoder/decoder_norm/scale"]
+  leaves["decoder/relpos_bias/rel_embedding"] = np.zeros((3, 8), np.float32)
+  state.save_model(tmp_path / "c", model.config, params_lib.unflatten(leaves))
+  out = report(capsys, tmp_path / "a", tmp_path / "c", code=1)
+  assert sorted(out.splitlines()) == [
+    f"decoder/decoder_norm/scale: only in {tmp_path / 'a'}",
+    "decoder/relpos_bias/rel_embedding: (3, 32) and (3, 8)",
+    "encoder/encoder_norm/scale: 25.0% of the values, by 0.5 at most",
+  ]
+
+
+def test_dtypes_alone(tmp_path, capsys, model, params):
+  state.save_model(tmp_path / "a", model.config, params, dtype=jnp.bfloat16)
+  convert.convert(tmp_path / "a", tmp_path / "b", "coda_jax", dtype="float32")
+  out = report(capsys, tmp_path / "a", tmp_path / "b", code=1)
+  assert {line.split(": ")[1] for line in out.splitlines()} == {
+    "the same values as bfloat16 and float32"
+  }
+
+
+def test_no_checkpoint(tmp_path, capsys):
+  assert inspect.main([str(tmp_path / "nowhere")]) == 2
+  assert "holds no checkpoint" in capsys.readouterr().err
