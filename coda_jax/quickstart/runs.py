@@ -18,7 +18,7 @@ LENGTHS = {
   "topic": {"inputs": 256, "targets": 8},
   "headline": {"inputs": 256, "targets": 32},
 }
-STEPS = {"topic": 400, "headline": 200}
+STEPS = {"topic": 600, "headline": 400}
 BATCH_SIZE = 16
 
 
