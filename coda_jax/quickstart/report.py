@@ -76,8 +76,9 @@ def plot(path: Path, rows: Sequence[Row], baselines: Sequence[Row]) -> None:
     axes.annotate(
       row["label"],
       (row["encoder_speedup"], 100 * row["test_accuracy"]),
-      xytext=(6, 8),
+      xytext=(0, 8),
       textcoords="offset points",
+      ha="center",
     )
   for row, style in zip(baselines, ("--", ":"), strict=False):
     axes.axhline(
