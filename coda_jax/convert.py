@@ -150,8 +150,8 @@ def summary(config: T5Config, written: Mapping[str, Leaf]) -> str:
   kind = "T5" if config.coda is None else "T5 with adapters"
   return (
     f"{kind}, {config.num_encoder_layers} + {config.num_decoder_layers} layers,"
-    f" {len(written)} leaves, {sum(x.size for x in written.values()):,}"
-    f" parameters, {size / 1e6:,.1f} MB of {' and '.join(dtypes)}"
+    f" {len(written)} leaves, {params_lib.count(written):,} parameters,"
+    f" {size / 1e6:,.1f} MB of {' and '.join(dtypes)}"
   )
 
 

@@ -35,14 +35,14 @@ class Checkpoint:
     format: one of `formats.FORMATS`, or "adapter".
     fields: its configuration, {name: value}.
     leaves: {parameter path: Leaf}.
-    fingerprint: of the backbone, as adapter files have it.
+    backbone: the fingerprint that an adapter names; None for a model.
   """
 
   path: str
   format: str
   fields: Mapping[str, Any]
   leaves: Mapping[str, Leaf]
-  fingerprint: str
+  backbone: str | None = None
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -53,21 +53,15 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ValueError: one that can't be read, saying why.
   """
   folder = formats.find_folder(path)
-  config_file = pathlib.Path(folder) / adapter.CONFIG_FILE
-  if config_file.exists():
-    fields = state.read_json(config_file)
+  if (pathlib.Path(folder) / adapter.CONFIG_FILE).exists():
+    fields = adapter.read_config(folder)
     leaves = tensors.read(pathlib.Path(folder) / adapter.WEIGHTS_FILE)
     return Checkpoint(
       str(path), "adapter", fields["coda"], leaves, fields["backbone"]
     )
   config, leaves = formats.read(path)
-  return Checkpoint(
-    str(path),
-    formats.detect(path),
-    state.config_to_dict(config),
-    leaves,
-    adapter.fingerprint(leaves),
-  )
+  fields = state.config_to_dict(config)
+  return Checkpoint(str(path), formats.detect(path), fields, leaves)
 
 
 def method(fields: Mapping[str, Any]) -> str:
@@ -93,7 +87,7 @@ def describe(found: Checkpoint) -> str:
     shape = " x ".join(map(str, leaf.shape)) or "scalar"
     mark = "yes" if own else ""
     rows.append((path, shape, leaf.dtype.name, f"{leaf.size:,}", mark))
-  total = sum(leaf.size for leaf in found.leaves.values())
+  total = params_lib.count(found.leaves)
   size = sum(leaf.nbytes for leaf in found.leaves.values())
   facts = [
     ("format", found.format),
@@ -101,7 +95,7 @@ def describe(found: Checkpoint) -> str:
     ("parameters", f"{total:,} in {len(found.leaves)} leaves"),
     ("a task's own", f"{owned:,} ({owned / total:.2%})"),
     ("size", f"{size / 1e6:,.1f} MB"),
-    ("backbone", found.fingerprint),
+    ("backbone", found.backbone or adapter.fingerprint(found.leaves)),
     *((name, value) for name, value in found.fields.items()),
   ]
   width = max(len(name) for name, _ in facts)

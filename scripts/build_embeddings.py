@@ -4,8 +4,7 @@ The token embeddings are the leading singular vectors of the tokens' positive
 pointwise mutual information in windows of the training split (Levy and Goldberg
 2014, "Neural word embedding as implicit matrix factorization"), every row
 scaled to a root mean square of 1, which is the size of T5's initial embeddings.
-Counting takes a minute; training arrives at embeddings that tell topics apart
-as well only after many hours on two CPU cores.
+It takes seconds; docs/model_card.md says what it was good for.
 
   python scripts/build_embeddings.py --corpus=data/corpus \
     --output=data/tiny_initial

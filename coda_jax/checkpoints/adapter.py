@@ -38,8 +38,7 @@ def fingerprint(found: Mapping[str, leaves.Leaf]) -> str:
 
 def backbone_fingerprint(params: params_lib.Params) -> str:
   """The `fingerprint` of parameters in memory."""
-  flat = params_lib.flatten(params)
-  return fingerprint({p: leaves.leaf_of(x) for p, x in flat.items()})
+  return fingerprint(leaves.leaves_of(params))
 
 
 def save_adapter(
@@ -65,10 +64,7 @@ def save_adapter(
   trained, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
   tensors.write(
     folder / WEIGHTS_FILE,
-    {
-      path: leaves.leaf_of(leaf).astype(jnp.float32)
-      for path, leaf in params_lib.flatten(trained).items()
-    },
+    {p: x.astype(jnp.float32) for p, x in leaves.leaves_of(trained).items()},
     metadata={"format": state.FORMAT},
   )
   state.write_json(
@@ -100,28 +96,65 @@ def load_adapter(
     FileNotFoundError: a file of the folder is missing.
     ValueError: another backbone, or leaves that do not fit the model.
   """
-  folder = pathlib.Path(path)
-  if not (folder / CONFIG_FILE).exists():
+  # First, since the fingerprint of a large backbone takes a while.
+  fields = read_config(path)
+  backbone = backbone_fingerprint(params)
+  model, trained = read_trained(path, fields, model, backbone)
+  _, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
+  return model, params_lib.merge(trained, frozen)
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """The values of an adapter folder's `adapter_config.json`.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: it is not JSON.
+  """
+  file = pathlib.Path(path) / CONFIG_FILE
+  if not file.exists():
     raise FileNotFoundError(
-      f"{folder / CONFIG_FILE} is not there; expected an adapter folder, with "
+      f"{file} is not there; expected an adapter folder, with "
       f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
-  fields = state.read_json(folder / CONFIG_FILE)
-  found = backbone_fingerprint(params)
-  if fields["backbone"] != found:
+  return state.read_json(file)
+
+
+def read_trained(
+  path: str | os.PathLike[str],
+  fields: Mapping[str, Any],
+  model: Transformer,
+  backbone: str,
+) -> tuple[Transformer, dict[str, Any]]:
+  """What an adapter folder adds to a backbone.
+
+  Args:
+    path: a folder that `save_adapter` wrote.
+    fields: its `read_config`.
+    model: the backbone's model.
+    backbone: the `fingerprint` of its parameters.
+
+  Returns:
+    (model, trained): with the adapter's `CodaConfig`, and the tree of what its
+    task owns.
+
+  Raises:
+    FileNotFoundError: the weights are missing.
+    ValueError: another backbone, or leaves that do not fit the model.
+  """
+  if fields["backbone"] != backbone:
     raise ValueError(
-      f"{folder} was trained on another backbone: fingerprint "
-      f"{fields['backbone'][:12]}..., this one's is {found[:12]}...; load the "
-      "pretrained model that it was trained on"
+      f"{path} was trained on another backbone: fingerprint "
+      f"{fields['backbone'][:12]}..., this one's is {backbone[:12]}...; load "
+      "the pretrained model that it was trained on"
     )
   coda = state.coda_from_dict(fields["coda"])
   model = Transformer(dataclasses.replace(model.config, coda=coda))
-  found = tensors.read(folder / WEIGHTS_FILE)
-  expected = params_lib.flatten(initialise.abstract_params(model))
+  found = tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
   wanted, _ = params_lib.split(
-    params_lib.unflatten(expected), params_lib.TASK_PATTERNS
+    initialise.abstract_params(model), params_lib.TASK_PATTERNS
   )
-  leaves.check(found, params_lib.flatten(wanted), str(folder))
-  trained = {path: jnp.asarray(leaf.read()) for path, leaf in found.items()}
-  merged = {**params_lib.flatten(params), **trained}
-  return model, params_lib.unflatten({name: merged[name] for name in expected})
+  leaves.check(found, params_lib.flatten(wanted), str(path))
+  return model, params_lib.unflatten(
+    {name: jnp.asarray(leaf.read()) for name, leaf in found.items()}
+  )

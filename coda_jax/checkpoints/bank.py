@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints.adapter import load_adapter
+from coda_jax.checkpoints import adapter
 from coda_jax.t5.network import Transformer
 
 
@@ -27,12 +27,14 @@ class AdapterBank:
     frozen: the backbone's parameters that no task owns.
     trained: what the tasks own, [tasks, ...] a leaf.
     names: of the tasks, in the order of the task axis.
+    backbone: the fingerprint of `frozen`.
   """
 
   model: Transformer
   frozen: Mapping[str, Any]
   trained: Mapping[str, Any]
   names: tuple[str, ...]
+  backbone: str
 
   def add(self, name: str, path: str | os.PathLike[str]) -> "AdapterBank":
     """A bank with one more task, at the end.
@@ -45,20 +47,20 @@ class AdapterBank:
       FileNotFoundError: the folder is not there.
       ValueError: another backbone or another `CodaConfig`.
     """
-    # Its leaves take the place of the first task's.
-    model, params = load_adapter(path, self.model, self.params(self.names[0]))
+    model, one = adapter.read_trained(
+      path, adapter.read_config(path), self.model, self.backbone
+    )
     if model.config != self.model.config:
       raise ValueError(
         f"{path} has {model.config.coda}; the bank's tasks {list(self.names)} "
         f"have {self.model.config.coda}; the tasks of a bank need the same"
       )
-    one, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
     if name in self.names:
       i = self.names.index(name)
-      return self._with(self.names, lambda all, leaf: all.at[i].set(leaf), one)
+      return self._with(self.names, lambda old, leaf: old.at[i].set(leaf), one)
     return self._with(
       (*self.names, name),
-      lambda all, leaf: jnp.concatenate([all, leaf[None]]),
+      lambda old, leaf: jnp.concatenate([old, leaf[None]]),
       one,
     )
 
@@ -142,10 +144,12 @@ def load_bank(
   if not paths:
     raise ValueError("an adapter bank needs one adapter or more; got none")
   (name, path), *others = paths.items()
-  adapted, merged = load_adapter(path, model, params)
-  trained, frozen = params_lib.split(merged, params_lib.TASK_PATTERNS)
+  fields = adapter.read_config(path)
+  backbone = adapter.backbone_fingerprint(params)
+  adapted, trained = adapter.read_trained(path, fields, model, backbone)
+  _, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
   stacked = jax.tree.map(lambda leaf: leaf[None], trained)
-  bank = AdapterBank(adapted, frozen, stacked, (name,))
+  bank = AdapterBank(adapted, frozen, stacked, (name,), backbone)
   for name, path in others:
     bank = bank.add(name, path)
   return bank

@@ -12,6 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from coda_jax import params as params_lib
+
 # The dtypes of a checkpoint's parameters. float16 can be read; nothing here
 # writes it, since T5 overflows in it.
 DTYPES = ("float32", "bfloat16")
@@ -69,6 +71,11 @@ def leaf_of(array: Any) -> Leaf:
   return Leaf(
     tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array)
   )
+
+
+def leaves_of(params: params_lib.Params) -> dict[str, Leaf]:
+  """{parameter path: Leaf} of a tree in memory."""
+  return {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
 
 
 def check(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import tensors
-from coda_jax.checkpoints.leaves import Leaf, leaf_of
+from coda_jax.checkpoints.leaves import Leaf, leaves_of
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.config import T5Config
 
@@ -57,10 +57,8 @@ def save_model(
     params: its parameters.
     dtype: float32 or bfloat16, of the file.
   """
-  leaves = params_lib.flatten(params)
-  write(
-    folder, config, {p: leaf_of(x).astype(dtype) for p, x in leaves.items()}
-  )
+  leaves = leaves_of(params)
+  write(folder, config, {p: x.astype(dtype) for p, x in leaves.items()})
 
 
 def write(

@@ -61,12 +61,6 @@ def read(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   return leaves
 
 
-def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-  """The file's free-form metadata."""
-  with _opened(pathlib.Path(path)) as file:
-    return dict(file.metadata() or {})
-
-
 def write(
   path: str | os.PathLike[str],
   leaves: Mapping[str, Leaf],

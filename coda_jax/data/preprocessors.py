@@ -204,14 +204,12 @@ def span_corruption(
   settings = {
     "noise_density": noise_density,
     "mean_span_length": mean_span_length,
+    "keep_spans": keep_spans,
   }
   num_tokens = segment_length(
-    sequence_length["inputs"],
-    sequence_length["targets"],
-    **settings,
-    keep_spans=keep_spans,
+    sequence_length["inputs"], sequence_length["targets"], **settings
   )
-  _, spans = noise_counts(num_tokens, **settings)
+  _, spans = noise_counts(num_tokens, noise_density, mean_span_length)
   available = vocabularies.num_sentinels(vocabulary)
   if spans > available:
     raise ValueError(
@@ -228,7 +226,6 @@ def span_corruption(
       num_tokens=num_tokens,
       vocabulary=vocabulary,
       **settings,
-      keep_spans=keep_spans,
     )
 
   dataset = dataset.map(vocabulary.encode_tf, tf.data.AUTOTUNE)

@@ -11,7 +11,7 @@ import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import testing
 from coda_jax.checkpoints import initialise
-from coda_jax.checkpoints.leaves import leaf_of
+from coda_jax.checkpoints.leaves import leaves_of
 
 CODA = coda_jax.CodaConfig(reduction=3, bottleneck_dim=4)
 
@@ -24,7 +24,7 @@ def backbone():
 def trained_on(params):
   """A CoDA model on the backbone `params`, its task leaves all moved."""
   model = coda_jax.Transformer(testing.tiny_config(coda=CODA))
-  leaves = {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
+  leaves = leaves_of(params)
   key = jax.random.key(1)
   params = initialise.from_leaves(model, leaves, key, "backbone")
   trained, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)

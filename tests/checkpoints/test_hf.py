@@ -8,7 +8,7 @@ import pytest
 from coda_jax import load_pretrained, testing
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import hf
-from coda_jax.checkpoints.leaves import leaf_of
+from coda_jax.checkpoints.leaves import leaf_of, leaves_of
 from coda_jax.t5.network import Transformer
 
 CONFIGS = {
@@ -21,8 +21,7 @@ def written(folder, name="v1.1", **options):
   """A folder of random weights, and the tree that it was written from."""
   model = Transformer(testing.tiny_config(**CONFIGS[name]))
   params = testing.random_params(model)
-  leaves = {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
-  hf.write(folder, model.config, leaves, **options)
+  hf.write(folder, model.config, leaves_of(params), **options)
   return model, params_lib.flatten(params)
 
 

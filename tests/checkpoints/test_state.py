@@ -10,7 +10,7 @@ from safetensors import numpy as safetensors_numpy
 from coda_jax import CodaConfig, Transformer, load_pretrained, testing
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import formats, initialise, state
-from coda_jax.checkpoints.leaves import leaf_of
+from coda_jax.checkpoints.leaves import leaves_of
 from coda_jax.nn.config import LoraConfig
 
 CODA = CodaConfig(
@@ -32,7 +32,7 @@ def load(folder):
 
 
 def from_tree(model, params):
-  leaves = {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
+  leaves = leaves_of(params)
   return initialise.from_leaves(model, leaves, jax.random.key(0), "file")
 
 

@@ -47,25 +47,17 @@ CASES = {
 }
 
 
-def torch_model(case):
+def torch_model(case, randomised):
   config, model, fields = CASES[case]
   torch.manual_seed(0)
   built = model(config(**{**SHAPE, **fields}))
-  if not fields["tie_word_embeddings"]:
-    # transformers 5 ties new models whatever the config says.
-    weight = torch.randn_like(built.shared.weight)
-    built.lm_head.weight = torch.nn.Parameter(weight)
-  with torch.no_grad():  # norms start at 1, which hides a swap of two
-    for name, weight in built.named_parameters():
-      if "layer_norm" in name:
-        weight.add_(0.2 * torch.randn_like(weight))
-  return built.eval()
+  return randomised(built, tied=fields["tie_word_embeddings"])
 
 
 @pytest.fixture(params=CASES)
-def pair(request, tmp_path):
+def pair(request, tmp_path, randomised):
   """A torch model, and the folder that it was saved in."""
-  model = torch_model(request.param)
+  model = torch_model(request.param, randomised)
   model.save_pretrained(tmp_path / "hf")
   return model, tmp_path / "hf"
 

@@ -33,7 +33,7 @@ CASES = {
 }
 
 
-def torch_model(config):
+def torch_model(config, randomised):
   """A random torch T5 of the same shape."""
   torch.manual_seed(0)
   gated = len(config.mlp_activations) == 2
@@ -54,16 +54,7 @@ def torch_model(config):
       decoder_start_token_id=0,
     )
   )
-  if not config.logits_via_embedding:
-    # transformers 5 ties new models whatever the config says, and leaves apart
-    # the two matrices of a checkpoint that has both.
-    weight = torch.randn_like(model.shared.weight)
-    model.lm_head.weight = torch.nn.Parameter(weight)
-  with torch.no_grad():  # norms start at 1, which hides a swap of two
-    for name, weight in model.named_parameters():
-      if "layer_norm" in name:
-        weight.add_(0.2 * torch.randn_like(weight))
-  return model.eval()
+  return randomised(model, tied=config.logits_via_embedding)
 
 
 def convert(model, config):
@@ -123,10 +114,10 @@ def assert_close(found, expected):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_encoder_and_logits(case):
+def test_encoder_and_logits(case, randomised):
   """Longer than max_distance, so that every bucket of the bias is used."""
   config = testing.tiny_config(**CASES[case])
-  reference, model = torch_model(config), Transformer(config)
+  reference, model = torch_model(config, randomised), Transformer(config)
   params = convert(reference, config)
   expected_shapes = jax.tree.map(jnp.shape, testing.random_params(model))
   assert jax.tree.map(jnp.shape, params) == expected_shapes
@@ -168,11 +159,11 @@ def test_encoder_and_logits(case):
     assert_close(np.asarray(found)[real], theirs.numpy()[real])
 
 
-def test_routing_every_token_is_the_torch_model_too():
+def test_routing_every_token_is_the_torch_model_too(randomised):
   """k = n with unit weights, and adapters that add nothing."""
   coda = CodaConfig(reduction=1 + 1e-6, bottleneck_dim=4)
   config = testing.tiny_config(**V1_1, num_encoder_layers=2, coda=coda)
-  reference, model = torch_model(config), Transformer(config)
+  reference, model = torch_model(config, randomised), Transformer(config)
   leaves = params_lib.flatten(testing.random_params(model))
   leaves = {
     path: jnp.zeros_like(leaf) if "/up/" in path else leaf
@@ -213,7 +204,7 @@ def test_relative_position_buckets(bidirectional):
 
 
 @pytest.mark.parametrize("gated", [True, False])
-def test_number_of_parameters(gated):
+def test_number_of_parameters(gated, randomised):
   """T5 Base, 1.1 and 1.0, on torch's device without memory."""
   config = testing.tiny_config(
     vocab_size=32128,
@@ -230,6 +221,6 @@ def test_number_of_parameters(gated):
     Transformer(config).init, jax.random.key(0), tokens, tokens, tokens
   )
   with torch.device("meta"):
-    reference = torch_model(config)
+    reference = torch_model(config, randomised)
   expected = sum(weight.numel() for weight in reference.parameters())
   assert params_lib.count(tree["params"]) == expected
