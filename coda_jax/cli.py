@@ -167,12 +167,12 @@ def quiet_imports() -> Iterator[None]:
 
 
 def quote(value: str) -> str:
-  """Quotes a bare word or path, so that the shell's quotes are enough.
+  """Quotes a bare word, path or template, so that the shell's quotes do.
 
   `--gin.MODEL_DIR=runs/tiny` is then as good as
   `--gin.MODEL_DIR="'runs/tiny'"`. No other value of gin's begins like that.
   """
-  word = re.fullmatch(r"[A-Za-z/~][^'\"\n]*|\.{1,2}/[^'\"\n]*", value)
+  word = re.fullmatch(r"([A-Za-z/~]|\.{1,2}/|\{[A-Za-z_]\w*\})[^'\"\n]*", value)
   if word and value not in ("True", "False", "None"):
     return repr(value)
   return value

@@ -1,8 +1,10 @@
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+import seqio
 
 import coda_jax
 from coda_jax import cli, train
@@ -18,7 +20,13 @@ def corpus(tmp_path):
   text = "the quick brown fox jumps over the lazy dog and runs away again\n"
   for split in ("train", "validation"):
     (tmp_path / f"x-{split}-0.txt").write_text(text * 20)
-  return f"--gin.CORPUS={tmp_path}/x-{{split}}-*.txt"
+    row = {"text": text, "target": "fox"}
+    (tmp_path / f"{split}.jsonl").write_text(json.dumps(row))
+  return [
+    f"--gin.CORPUS={tmp_path}/x-{{split}}-*.txt",
+    f"--gin.TOPICS={tmp_path}/{{split}}.jsonl",
+    f"--gin.HEADLINES={tmp_path}/{{split}}.jsonl",
+  ]
 
 
 def small(model_dir, steps):
@@ -36,9 +44,11 @@ def small(model_dir, steps):
 
 def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
   dense, coda = tmp_path / "dense", tmp_path / "coda"
-  assert train.main([*FILES, corpus, *small(dense, 3)]) == 0
+  assert train.main([*FILES, *corpus, *small(dense, 3)]) == 0
   out = capsys.readouterr().out
-  assert "trained share: 100.00%" in out and f"saved {dense}/model" in out
+  # The embeddings are frozen, the logits are a matrix of their own.
+  assert re.search(r"embeddings +0 +917,504", out), out
+  assert f"saved {dense}/model" in out
   lines = (dense / "metrics.jsonl").read_text().splitlines()
   last = {}
   for line in lines:
@@ -54,7 +64,7 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
       [
         "--gin_file=experiments/tiny_coda_pretrain.gin",
         f"--gin.INITIAL_CHECKPOINT_PATH={dense}/model",
-        corpus,
+        *corpus,
         *small(coda, 2),
         "--gin.REDUCTION=2",
       ]
@@ -64,6 +74,40 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
   assert "eval/routing/selected_share" in (coda / "metrics.jsonl").read_text()
   model, _ = coda_jax.load_pretrained(coda / "model")
   assert model.config.coda.reduction == 2 and model.config.vocab_size == 4096
+
+
+TABLE = (
+  "--gin_file=models/t5_1_1.gin",
+  "--gin_file=sizes/tiny.gin",
+  "--gin_file=methods/adapter.gin",
+  "--gin_file=schedules/adapter.gin",
+  "--gin_file=tasks/table.gin",
+  "--gin_file=runs/finetune.gin",
+  "--gin.INITIAL_CHECKPOINT_PATH=tiny_dense",
+  "--gin.INPUT_TEMPLATE=review: {text}",
+  "--gin.TARGET_TEMPLATE={label}",
+  "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}",
+  "--gin.BATCH_SIZE=2",
+  "--gin.TRAIN_STEPS=2",
+  "--gin.WARMUP_STEPS=1",
+)
+
+
+def test_a_users_own_table(tmp_path, capsys):
+  for split in ("train", "validation"):
+    (tmp_path / f"r-{split}.csv").write_text("text,label\nfine,good\nno,bad\n")
+  where = [
+    f"--gin.TABLE={tmp_path}/r-{{split}}.csv",
+    f"--gin.MODEL_DIR={tmp_path}/run",
+  ]
+  assert train.main([*TABLE, *where]) == 0
+  out = capsys.readouterr().out
+  assert "validation: loss" in out and "accuracy" in out
+  with open(tmp_path / "r-train.csv", "a") as file:
+    file.write("one,two,three\n")
+  seqio.TaskRegistry.remove("table")
+  assert train.main([*TABLE, *where]) == 2
+  assert "r-train.csv, line 4: 3 fields" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -128,6 +172,8 @@ def test_divergence_and_the_traceback_on_request(tmp_path, capsys, monkeypatch):
     ("./x-{split}.txt", "'./x-{split}.txt'"),
     ("/a b", "'/a b'"),
     ("word", "'word'"),
+    ("{label} it", "'{label} it'"),
+    ("{'a': 1}", "{'a': 1}"),
     ("True", "True"),
     ("None", "None"),
     ("1e-3", "1e-3"),

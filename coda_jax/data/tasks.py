@@ -6,12 +6,14 @@ same arguments changes nothing.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
-from coda_jax.data import bbc, metrics, preprocessors, vocabularies
+from coda_jax.data import bbc, metrics, preprocessors, tables, vocabularies
+
+Metric = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 
 _registered: dict[str, tuple] = {}
 
@@ -65,11 +67,7 @@ def span_corruption_task(
     ValueError: if `filepattern` lacks "{split}".
     FileNotFoundError: if there are no training files.
   """
-  if "{split}" not in filepattern:
-    raise ValueError(
-      f"filepattern={filepattern!r} must hold '{{split}}', as in"
-      " 'data/corpus/*-{split}-*.txt'."
-    )
+  _check_filepattern(filepattern, "data/corpus/*-{split}-*.txt")
   patterns = {
     split: filepattern.replace("{split}", split)
     for split in ("train", "validation")
@@ -104,6 +102,89 @@ def span_corruption_task(
     (filepattern, vocabulary, noise_density, mean_span_length, keep_spans),
     make,
   )
+
+
+def _check_filepattern(filepattern: str, example: str) -> None:
+  if "{split}" not in filepattern:
+    raise ValueError(
+      f"filepattern={filepattern!r} must hold '{{split}}', as in {example!r}."
+    )
+
+
+def _add_text_task(
+  name: str,
+  splits: Mapping[str, tables.Texts],
+  vocabulary: str,
+  metric_fns: Sequence[Metric],
+) -> None:
+  """Registers a task on texts in memory."""
+
+  def dataset(split, shuffle_files, seed=None):
+    del shuffle_files, seed  # the order is fixed, the task shuffles
+    return tf.data.Dataset.from_tensor_slices(splits[split]._asdict())
+
+  seqio.TaskRegistry.add(
+    name,
+    source=seqio.FunctionDataSource(
+      dataset,
+      splits=tuple(splits),
+      num_input_examples={s: len(x.inputs) for s, x in splits.items()},
+    ),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features=output_features(vocabulary),
+    metric_fns=list(metric_fns),
+  )
+
+
+def table_task(
+  filepattern: str,
+  *,
+  name: str,
+  inputs: str,
+  targets: str,
+  vocabulary: str = "tiny",
+  metric_fns: Sequence[Metric] = (),
+  skip_bad_rows: bool = False,
+) -> str:
+  """Registers a task on CSV, TSV, JSON-lines or Parquet files.
+
+  Args:
+    filepattern: a glob in which "{split}" stands for train, validation or test,
+      such as "data/reviews-{split}.csv".
+    name: the task's name.
+    inputs: the input's template, columns in braces: "review: {text}".
+    targets: the target's.
+    vocabulary: see `vocabularies.load`.
+    metric_fns: of `metrics`, or like them.
+    skip_bad_rows: leave out rows that can't be read or lack a column, with a
+      warning that counts them; otherwise the first one is an error.
+
+  Returns:
+    `name`.
+
+  Raises:
+    ValueError: if `filepattern` lacks "{split}", if a template is wrong, or if
+      a file can't be read, has a bad row or no rows at all.
+    FileNotFoundError: if there are no training files.
+  """
+  _check_filepattern(filepattern, "data/reviews-{split}.csv")
+
+  def make():
+    splits = {}
+    for split in bbc.SPLITS:
+      pattern = filepattern.replace("{split}", split)
+      # Training needs its split, the others may be missing.
+      if split == "train" or tf.io.gfile.glob(pattern):
+        splits[split] = tables.load(
+          pattern, inputs=inputs, targets=targets, skip_bad_rows=skip_bad_rows
+        )
+    _add_text_task(name, splits, vocabulary, metric_fns)
+
+  arguments = (filepattern, inputs, targets, vocabulary, *metric_fns)
+  return _register(name, arguments, make)
 
 
 def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
@@ -164,30 +245,13 @@ def bbc_task(
   read_input, read_target, metric = _BBC_TARGETS[target]
 
   def make():
-    splits = bbc.split(bbc.read())
-
-    def dataset(split, shuffle_files, seed=None):
-      del shuffle_files, seed  # the order is fixed, the task shuffles
-      return tf.data.Dataset.from_tensor_slices(
-        {
-          "inputs": [read_input(article) for article in splits[split]],
-          "targets": [read_target(article) for article in splits[split]],
-        }
+    splits = {
+      split: tables.Texts(
+        [read_input(article) for article in articles],
+        [read_target(article) for article in articles],
       )
-
-    seqio.TaskRegistry.add(
-      name,
-      source=seqio.FunctionDataSource(
-        dataset,
-        splits=bbc.SPLITS,
-        num_input_examples={s: len(a) for s, a in splits.items()},
-      ),
-      preprocessors=[
-        seqio.preprocessors.tokenize,
-        seqio.preprocessors.append_eos_after_trim,
-      ],
-      output_features=output_features(vocabulary),
-      metric_fns=[metric],
-    )
+      for split, articles in bbc.split(bbc.read()).items()
+    }
+    _add_text_task(name, splits, vocabulary, [metric])
 
   return _register(name, (target, vocabulary), make)

@@ -1,5 +1,6 @@
 import importlib.util
 import pathlib
+import sys
 
 import pytest
 
@@ -8,7 +9,8 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture(scope="session")
 def load_script():
-  """Imports a file of scripts/ by its name."""
+  """Imports a file of scripts/ by its name, with what it imports there."""
+  sys.path.append(str(SCRIPTS))
 
   def load(name):
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import seqio
 
-from coda_jax.data import bbc, tasks, vocabularies
+from coda_jax.data import bbc, metrics, tasks, vocabularies
 
 LENGTHS = {"inputs": 32, "targets": 16}
 
@@ -151,3 +151,41 @@ def test_bbc_headline(articles):
 def test_unknown_target():
   with pytest.raises(ValueError, match="expected one of .'headline', 'topic'"):
     tasks.bbc_task("sentiment")
+
+
+@pytest.fixture
+def table(tmp_path):
+  for split, rows in (("train", 6), ("validation", 2)):
+    lines = ["text,label"] + [f"word{i} is here,l{i}" for i in range(rows)]
+    (tmp_path / f"t-{split}.csv").write_text("\n".join(lines))
+  return str(tmp_path / "t-{split}.csv")
+
+
+def test_a_users_table(table):
+  name = tasks.table_task(
+    table,
+    name="mine",
+    inputs="which: {text}",
+    targets="{label}",
+    metric_fns=[metrics.accuracy],
+  )
+  task = seqio.TaskRegistry.get(name)
+  assert set(task.splits) == {"train", "validation"}
+  assert task.num_input_examples("train") == 6
+  (first, second) = task.get_dataset(
+    LENGTHS, split="validation", shuffle=False
+  ).as_numpy_iterator()
+  vocabulary = vocabularies.load("tiny")
+  assert vocabulary.decode(first["inputs"].tolist()) == "which: word0 is here"
+  assert vocabulary.decode(second["targets"].tolist()) == "l1"
+  assert second["targets"][-1] == vocabulary.eos_id
+
+
+def test_a_users_table_needs_training_rows(table, tmp_path):
+  arguments = {"inputs": "{text}", "targets": "{label}"}
+  (tmp_path / "t-train.csv").unlink()
+  with pytest.raises(FileNotFoundError, match=r"t-train\.csv"):
+    tasks.table_task(table, name="none", **arguments)
+  with pytest.raises(ValueError, match="must hold '{split}'"):
+    tasks.table_task(str(tmp_path / "t.csv"), name="none", **arguments)
+  assert "none" not in seqio.TaskRegistry.names()

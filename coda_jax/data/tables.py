@@ -1,0 +1,228 @@
+"""Rows of a user's own files: CSV, TSV, JSON lines or Parquet."""
+
+import csv
+import glob
+import json
+import os
+import string
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+
+
+class BadRow(NamedTuple):
+  """A row that can't be used.
+
+  Attributes:
+    where: file and line, or row of a Parquet file; counted from 1.
+    why: what is wrong with it.
+  """
+
+  where: str
+  why: str
+
+
+class Texts(NamedTuple):
+  """Examples in memory: what goes in, and what should come out."""
+
+  inputs: list[str]
+  targets: list[str]
+
+
+def load(
+  filepattern: str, *, inputs: str, targets: str, skip_bad_rows: bool = False
+) -> Texts:
+  """Reads every row of the files that match; arguments as `find`, `read`.
+
+  Args:
+    filepattern: a glob.
+    inputs: the input's template.
+    targets: the target's.
+    skip_bad_rows: leave out bad rows, with a warning that counts them.
+
+  Raises:
+    FileNotFoundError, ValueError: as `find` and `read`; for a bad row, unless
+      they are skipped; and if no row is left.
+  """
+  found, skipped = Texts([], []), []
+  for path in find(filepattern):
+    for row in read(path, inputs=inputs, targets=targets):
+      if isinstance(row, BadRow):
+        if not skip_bad_rows:
+          raise ValueError(
+            f"{row.where}: {row.why}; mend the row, or set"
+            " table_task.skip_bad_rows = True."
+          )
+        skipped.append(row)
+      else:
+        found.inputs.append(row[0])
+        found.targets.append(row[1])
+  if skipped:
+    warnings.warn(
+      f"{filepattern}: left out {len(skipped)} bad rows of"
+      f" {len(skipped) + len(found.inputs)}; the first is {skipped[0].where}:"
+      f" {skipped[0].why}",
+      stacklevel=2,
+    )
+  if not found.inputs:
+    raise ValueError(f"{filepattern}: no usable row in these files.")
+  return found
+
+
+def find(filepattern: str) -> list[str]:
+  """Returns the files that match a glob, sorted.
+
+  Raises:
+    FileNotFoundError: if there are none.
+    ValueError: if the ending of one is of no known format.
+  """
+  paths = sorted(glob.glob(filepattern))
+  if not paths:
+    raise FileNotFoundError(
+      f"No file matches {filepattern!r}: expected .csv, .tsv, .jsonl or"
+      " .parquet files with a column for each name in the templates."
+    )
+  for path in paths:
+    if _ending(path) not in _READERS:
+      raise ValueError(
+        f"{path}: a table ends in one of {', '.join(sorted(_READERS))}."
+      )
+  return paths
+
+
+def read(
+  path: str, *, inputs: str, targets: str
+) -> Iterator[tuple[str, str] | BadRow]:
+  """Yields each row's input and target text, in the order of the file.
+
+  Args:
+    path: the file; its ending says what it is. CSV and TSV start with a line
+      of column names; CSV may quote fields (RFC 4180), TSV has no quotes.
+    inputs: a template with columns in braces, "question: {question}".
+    targets: likewise.
+
+  Yields:
+    (input, target), or a `BadRow` in place of a row that can't be read or
+    lacks a column.
+  """
+  columns = sorted({*template_columns(inputs), *template_columns(targets)})
+  for where, row in _READERS[_ending(path)](path):
+    why = row if isinstance(row, str) else _missing(row, columns)
+    if why:
+      yield BadRow(where, why)
+    else:
+      yield inputs.format_map(row), targets.format_map(row)
+
+
+def template_columns(template: str) -> list[str]:
+  """Returns the columns that a template names.
+
+  Raises:
+    ValueError: if it is no template, or holds anything but plain names.
+  """
+  try:
+    parts = list(string.Formatter().parse(template))
+  except ValueError as error:
+    raise ValueError(
+      f"template {template!r}: {error}; write {{{{ or }}}} for a brace."
+    ) from error
+  names = [name for _, name, _, _ in parts if name is not None]
+  for name in names:
+    # No attributes and no items of a value: a column is text or a number.
+    if not name or set(name) & set(".[]"):
+      raise ValueError(
+        f"template {template!r} names no column with {{{name}}}: expected"
+        " {column}."
+      )
+  return names
+
+
+def _missing(row: Row, columns: Iterable[str]) -> str:
+  absent = [name for name in columns if row.get(name) is None]
+  if not absent:
+    return ""
+  return f"no value for {', '.join(absent)}; it has {', '.join(map(str, row))}"
+
+
+def _ending(path: str) -> str:
+  return os.path.splitext(path)[1].lower()
+
+
+# Each yields (where, row), or (where, what is wrong) in place of a bad row.
+_Rows = Iterator[tuple[str, Row | str]]
+
+
+def _read_csv(path: str) -> _Rows:
+  return _delimited(path, delimiter=",", strict=True)
+
+
+def _read_tsv(path: str) -> _Rows:
+  return _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _delimited(path: str, **dialect: Any) -> _Rows:
+  with open(path, encoding="utf-8-sig", errors="strict", newline="") as file:
+    reader = csv.reader(file, **dialect)
+    header = None
+    while True:
+      line = reader.line_num + 1
+      where = f"{path}, line {line}"
+      try:
+        fields = next(reader)
+      except StopIteration:
+        return
+      except (csv.Error, UnicodeDecodeError) as error:
+        yield where, str(error)
+        if isinstance(error, UnicodeDecodeError):
+          return  # the rest of its block is lost with it
+        continue
+      if not fields:
+        continue
+      if header is None:
+        header = fields
+      elif len(fields) != len(header):
+        yield where, f"{len(fields)} fields, the header has {len(header)}"
+      else:
+        yield where, dict(zip(header, fields, strict=True))
+
+
+def _read_json_lines(path: str) -> _Rows:
+  with open(path, "rb") as file:
+    for number, line in enumerate(file, 1):
+      if not line.strip():
+        continue
+      where = f"{path}, line {number}"
+      try:
+        row = json.loads(line)
+      except ValueError as error:  # of the encoding too
+        yield where, f"not JSON in UTF-8: {error}"
+        continue
+      yield where, row if isinstance(row, dict) else "not a JSON object"
+
+
+def _read_parquet(path: str) -> _Rows:
+  try:
+    from pyarrow import ArrowInvalid, parquet
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      f"{path}: Parquet needs pyarrow: pip install pyarrow"
+    ) from error
+  number = 0
+  try:
+    with parquet.ParquetFile(path) as file:
+      for batch in file.iter_batches():
+        for row in batch.to_pylist():
+          number += 1
+          yield f"{path}, row {number}", row
+  except ArrowInvalid as error:
+    raise ValueError(f"{path}: not a whole Parquet file: {error}") from error
+
+
+_READERS = {
+  ".csv": _read_csv,
+  ".tsv": _read_tsv,
+  ".jsonl": _read_json_lines,
+  ".parquet": _read_parquet,
+}
