@@ -2,6 +2,9 @@
 
 python -m coda_jax.train --gin_file=experiments/tiny_pretrain.gin \
   --gin.MODEL_DIR=runs/tiny
+
+With --dry_run it builds everything, says what the run would do and cost, and
+stops; nothing is written.
 """
 
 import sys
@@ -13,8 +16,12 @@ from coda_jax.training import loop
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `loop.train` with the bindings of the command line."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  dry_run = "--dry_run" in argv
+  if dry_run:
+    argv[argv.index("--dry_run")] = "--gin.loop.train.dry_run=True"
   code = cli.run(loop.train, "python -m coda_jax.train", __doc__, argv)
-  if code != 2:  # Bad input leaves no trace.
+  if code != 2 and not dry_run:  # Bad input leaves no trace.
     cli.write_config()
   return code
 

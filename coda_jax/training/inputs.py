@@ -50,6 +50,16 @@ def splits(name: str) -> tuple[str, ...]:
   return tuple(seqio.get_mixture_or_task(name).splits)
 
 
+def num_examples(name: str, split: str) -> int | None:
+  """How many examples a split has, before preprocessing; None if unknown."""
+  import seqio
+
+  found = seqio.get_mixture_or_task(name)
+  if isinstance(found, seqio.Mixture):
+    return None  # its tasks are repeated in proportions of their own
+  return found.num_input_examples(split)
+
+
 def train_batches(
   name: str,
   *,

@@ -1,15 +1,21 @@
 """What a run tells: a table first, progress, TensorBoard and JSON lines."""
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from coda_jax import analysis
 from coda_jax import params as params_lib
+from coda_jax.checkpoints import tensors
 from coda_jax.t5.config import T5Config
+
+METRICS_FILE = "metrics.jsonl"
 
 
 def model_table(
@@ -65,7 +71,8 @@ class Logger:
 
   `MODEL_DIR/metrics.jsonl` has one object a line, `{"step": n, name: value}`;
   TensorBoard's files are beside it. On a terminal there is a progress bar,
-  elsewhere a line for each report.
+  elsewhere a line for each report. A run that resumes after `first_step`
+  replaces what it had written of later steps.
   """
 
   def __init__(self, model_dir: str | Path, *, first_step: int, steps: int):
@@ -75,7 +82,8 @@ class Logger:
     folder = Path(model_dir)
     folder.mkdir(parents=True, exist_ok=True)
     self._tensorboard = metric_writers.SummaryWriter(str(folder))
-    self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")
+    _drop_later(folder / METRICS_FILE, first_step)
+    self._lines = open(folder / METRICS_FILE, "a", encoding="utf-8")
     self._steps = steps
     self._done = first_step
     self._bar = (
@@ -136,19 +144,50 @@ def format_seconds(seconds: float) -> str:
   return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+@contextlib.contextmanager
+def profile(
+  model_dir: str | Path, step: int, steps: tuple[int, int] | None
+) -> Iterator[None]:
+  """Writes a profile of the (first, last) `steps` for TensorBoard."""
+  if steps and step == steps[0]:
+    jax.profiler.start_trace(str(model_dir))
+  yield
+  if steps and step == steps[1]:
+    jax.profiler.stop_trace()
+
+
+def _drop_later(path: Path, step: int) -> None:
+  """Removes the lines of later steps, and one that was cut off."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text("utf-8").splitlines(keepends=True):
+    if line.endswith("\n") and json.loads(line)["step"] <= step:
+      kept.append(line)
+  with tensors.aside(path) as temporary:
+    temporary.write_text("".join(kept), "utf-8")
+
+
 class Rate:
-  """Steps a second since the last `reset` or `measure`."""
+  """Steps a second, and the share of the time that went into waiting."""
 
   def __init__(self, step: int):
     self.reset(step)
 
   def reset(self, step: int) -> None:
     """Starts the clock after `step`, and after what should not count."""
-    self._step, self._start = step, time.perf_counter()
+    self._step, self._start, self._waited = step, time.perf_counter(), 0.0
 
-  def measure(self, step: int) -> float:
-    """Steps a second since then; starts the clock anew."""
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Around what should not take time, such as the next batch."""
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
+  def measure(self, step: int) -> tuple[float, float]:
+    """(steps a second, share spent waiting); starts the clock anew."""
     seconds = max(time.perf_counter() - self._start, 1e-9)
-    rate = max(step - self._step, 1) / seconds
+    rate, share = max(step - self._step, 1) / seconds, self._waited / seconds
     self.reset(step)
-    return rate
+    return rate, share

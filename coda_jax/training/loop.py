@@ -1,5 +1,6 @@
 """The training loop."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,17 @@ from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter as adapter_files
 from coda_jax.checkpoints import formats, initialise
 from coda_jax.checkpoints import state as model_files
-from coda_jax.training import inputs, optimizers, state, steps
+from coda_jax.training import (
+  elastic,
+  inputs,
+  logging,
+  optimizers,
+  plan,
+  process,
+  state,
+  steps,
+)
+from coda_jax.training.best import Best
 from coda_jax.training.evaluation import Evaluation
 from coda_jax.training.logging import (
   Logger,
@@ -49,14 +60,24 @@ def train(
   generate: Mapping[str, Any] | None = None,
   checkpoint_period: int = 1000,
   keep: int = 1,
+  best_metric: str | None = None,
+  best_mode: str = "max",
+  early_stop_steps: int | None = None,
+  reductions: Sequence[float] = (),
+  microbatches: int = 1,
+  profile_steps: tuple[int, int] | None = None,
+  dry_run: bool = False,
   save_dtype: str = "float32",
 ) -> dict[str, float]:
   """Trains, evaluates and saves; resumes what `model_dir` has begun.
 
+  SIGTERM ends it in order: it saves after the step that it is in, and returns.
+
   Args:
     model: a `Transformer`.
     model_dir: gets `checkpoints/`, `metrics.jsonl`, TensorBoard's files and, at
-      the end, `model/`, or `adapter/` if only `TASK_PATTERNS` was trained.
+      the end, `model/`, or `adapter/` if only `TASK_PATTERNS` was trained; with
+      `best_metric`, `best/` has the same of the best evaluation.
     mixture_or_task_name: known to seqio.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
     batch_size: examples a step.
@@ -78,100 +99,184 @@ def train(
     eval_batch_size: examples a batch of evaluation; None for `batch_size`.
     predict: also generate in evaluation, for the task's own metrics.
     generate: arguments of `coda_jax.generate`.
-    checkpoint_period: steps between checkpoints; 0 for one, at the end.
-    keep: how many checkpoints to keep.
+    checkpoint_period: steps between checkpoints; 0 for one, at the end. There
+      is one before each evaluation, too.
+    keep: how many checkpoints to keep, the newest.
+    best_metric: name of an evaluation's result, such as "accuracy"; the model
+      that has the best is kept.
+    best_mode: "max" or "min", which of two results is better.
+    early_stop_steps: ends the run when no evaluation has been better for so
+      many steps.
+    reductions: values of r, one sampled for each step, so that one set of
+      parameters serves them all ("elastic"); none trains at the model's own.
+    microbatches: parts of a batch whose gradients are added up, to save memory.
+    profile_steps: (first, last) steps to write a profile of, for TensorBoard.
+    dry_run: build everything, say what the run would do and cost, and stop;
+      nothing is written.
     save_dtype: of `model/`, "float32" or "bfloat16".
 
   Returns:
     What the last evaluation measured; empty without one.
 
   Raises:
-    ValueError: arguments that do not fit, naming them and the remedy.
+    ValueError: arguments that do not fit, naming them and the remedy; another
+      process is in `model_dir`.
     FloatingPointError: the loss is no longer finite.
   """
   inputs.check_task(
     mixture_or_task_name, task_feature_lengths, model.config.vocab_size
   )
-  for name, value in [("batch_size", batch_size), ("train_steps", train_steps)]:
-    if value < 1:
-      raise ValueError(f"{name}={value}; expected 1 or more")
+  _check(
+    batch_size=batch_size, train_steps=train_steps, microbatches=microbatches
+  )
+  if early_stop_steps and best_metric is None:
+    raise ValueError("early_stop_steps needs best_metric, which says what for")
   init_key, train_key = jax.random.split(jax.random.key(seed))
   params = _initial_params(model, init_key, initial_checkpoint_path)
   trained, frozen = params_lib.split(params, trained_patterns)
   transform = optimizer(learning_rate)
-  checkpoints = state.Checkpoints(model_dir, keep=keep)
-  current = checkpoints.restore(state.TrainState.create(trained, transform))
-  first_step = int(current.step)
-
-  evaluation = None
-  if eval_split in inputs.splits(mixture_or_task_name):
-    evaluation = Evaluation(
-      model,
-      mixture_or_task_name,
-      split=eval_split,
-      task_feature_lengths=task_feature_lengths,
-      batch_size=eval_batch_size or batch_size,
-      num_examples=eval_examples,
-      predict=predict,
-      generate=generate,
+  current = state.TrainState.create(trained, transform)
+  train_step = {
+    r: steps.make_train_step(
+      elastic.at_reduction(model, r) if reductions else model,
+      transform,
+      z_loss=z_loss,
+      label_smoothing=label_smoothing,
+      microbatches=microbatches,
     )
-  train_step = steps.make_train_step(
-    model, transform, z_loss=z_loss, label_smoothing=label_smoothing
-  )
-  batches = inputs.train_batches(
+    for r in reductions or (None,)
+  }
+  read_batches = functools.partial(
+    inputs.train_batches,
     mixture_or_task_name,
     lengths=task_feature_lengths,
     batch_size=batch_size,
     seed=seed,
-    skip=first_step,
     pack=pack,
   )
-  logger = Logger(model_dir, first_step=first_step, steps=train_steps)
-  logger.say(model_table(model.config, task_feature_lengths, trained, frozen))
-  if first_step:
-    logger.say(f"resuming {model_dir} after step {first_step}")
-
-  results: dict[str, float] = {}
-  pending: list[Any] = []
-  rate = Rate(first_step)
-  try:
-    for done in range(first_step + 1, train_steps + 1):
-      current, metrics = train_step(current, frozen, next(batches), train_key)
-      pending.append(metrics)
-      last = done == train_steps
-      evaluates = evaluation and (last or _is_due(done, eval_period))
-      saves = last or _is_due(done, checkpoint_period)
-      if evaluates or saves or _is_due(done, log_period):
-        # Fetching waits for the device: only here does the host look.
-        summary = _summarize(jax.device_get(pending), done)
-        summary["learning_rate"] = float(learning_rate(done - 1))
-        speed = rate.measure(done)
-        summary["steps_per_second"] = speed
-        summary["tokens_per_second"] = speed * summary.pop("tokens")
-        pending = []
-        logger.write(done, summary, "train")
-        logger.progress(
-          done, summary["loss"], speed, summary["tokens_per_second"]
-        )
-      elif done == first_step + 1:
-        jax.block_until_ready(metrics)  # Compiling is no part of the rate.
-        rate.reset(done)
-      if saves:
-        checkpoints.save(current)
-      if evaluates:
-        results = evaluation(params_lib.merge(current.trained, frozen))
-        logger.write(done, results, "eval")
-        logger.say(f"step {done}  {eval_split}: {format_scalars(results)}")
-      if evaluates or saves:
-        rate.reset(done)
-    path = _save(
-      Path(model_dir), model, current.trained, frozen, dtype=save_dtype
+  table = model_table(model.config, task_feature_lengths, trained, frozen)
+  if dry_run:
+    print(table)
+    print(
+      plan.describe(
+        train_step,
+        current,
+        frozen,
+        next(read_batches()),
+        steps=train_steps,
+        num_examples=inputs.num_examples(mixture_or_task_name, "train"),
+      )
     )
-    logger.say(f"saved {path}")
-  finally:
-    logger.close()
-    checkpoints.close()
+    return {}
+  with process.alone_in(model_dir), process.StopRequest() as stop:
+    checkpoints = state.Checkpoints(model_dir, keep=keep)
+    current = checkpoints.restore(current)
+    first_step = int(current.step)
+    best = Best(model_dir, best_metric, best_mode) if best_metric else None
+    evaluation = None
+    if eval_split in inputs.splits(mixture_or_task_name):
+      evaluation = Evaluation(
+        model,
+        mixture_or_task_name,
+        split=eval_split,
+        task_feature_lengths=task_feature_lengths,
+        batch_size=eval_batch_size or batch_size,
+        num_examples=eval_examples,
+        predict=predict,
+        generate=generate,
+      )
+    batches = read_batches(skip=first_step)
+    logger = Logger(model_dir, first_step=first_step, steps=train_steps)
+    logger.say(table)
+    if first_step:
+      logger.say(f"resuming {model_dir} after step {first_step}")
+    save = functools.partial(_save, model, frozen, dtype=save_dtype)
+    results: dict[str, float] = {}
+    pending: list[Any] = []
+    compiled = set()
+    rate = Rate(first_step)
+    try:
+      for done in range(first_step + 1, train_steps + 1):
+        if best and _is_stalled(best.step, done - 1, early_stop_steps):
+          logger.say(
+            f"stopped early: {best_metric} has not improved since step "
+            f"{best.step}"
+          )
+          break
+        with rate.waiting():
+          batch = next(batches)
+        r = (
+          elastic.choose(reductions, seed=seed, step=done)
+          if reductions
+          else None
+        )
+        with logging.profile(model_dir, done, profile_steps):
+          current, metrics = train_step[r](current, frozen, batch, train_key)
+        pending.append(metrics)
+        last = done == train_steps
+        evaluates = evaluation and (last or _is_due(done, eval_period))
+        saves = (
+          last
+          or evaluates
+          or stop.requested
+          or _is_due(done, checkpoint_period)
+        )
+        if saves or _is_due(done, log_period):
+          # Fetching waits for the device: only here does the host look.
+          summary = _summarize(jax.device_get(pending), done)
+          summary["learning_rate"] = float(learning_rate(done - 1))
+          speed, summary["data_wait_share"] = rate.measure(done)
+          summary["steps_per_second"] = speed
+          summary["tokens_per_second"] = speed * summary.pop("tokens")
+          pending = []
+          logger.write(done, summary, "train")
+          logger.progress(
+            done, summary["loss"], speed, summary["tokens_per_second"]
+          )
+        elif r not in compiled:
+          jax.block_until_ready(metrics)  # Compiling is no part of the rate.
+          rate.reset(done)
+        compiled.add(r)
+        if saves:
+          checkpoints.save(current)
+        if stop.requested:
+          raise process.Stopped
+        if evaluates:
+          with stop.at_once():
+            results = evaluation(params_lib.merge(current.trained, frozen))
+          logger.write(done, results, "eval")
+          logger.say(f"step {done}  {eval_split}: {format_scalars(results)}")
+          if best and best.update(
+            done, results, functools.partial(save, current.trained)
+          ):
+            logger.say(f"best {best_metric} so far: saved {model_dir}/best")
+        if saves:
+          rate.reset(done)
+      logger.say(f"saved {save(current.trained, Path(model_dir))}")
+    except process.Stopped:
+      logger.say(
+        f"stopped by SIGTERM, saved after step {int(current.step)}; the same "
+        "command goes on from there"
+      )
+    finally:
+      logger.close()
+      checkpoints.close()
   return results
+
+
+def _check(**counts: int) -> None:
+  for name, value in counts.items():
+    if value < 1:
+      raise ValueError(f"{name}={value}; expected 1 or more")
+  if counts["batch_size"] % counts["microbatches"]:
+    raise ValueError(
+      f"batch_size={counts['batch_size']} does not divide into microbatches="
+      f"{counts['microbatches']}; choose a divisor"
+    )
+
+
+def _is_stalled(best: int | None, step: int, patience: int | None) -> bool:
+  return patience is not None and best is not None and step - best >= patience
 
 
 def _is_due(step: int, period: int) -> bool:
@@ -207,7 +312,7 @@ def _initial_params(model: nn.Module, key: jax.Array, path: str | None):
 
 
 def _save(
-  model_dir: Path, model: nn.Module, trained: Any, frozen: Any, *, dtype: str
+  model: nn.Module, frozen: Any, trained: Any, folder: Path, *, dtype: str
 ) -> Path:
   """Writes what was trained: only what a task owns, or else a whole model."""
   params = params_lib.merge(trained, frozen)
@@ -215,7 +320,7 @@ def _save(
     params_lib.is_trained(path, params_lib.TASK_PATTERNS)
     for path in params_lib.flatten(trained)
   ):
-    adapter_files.save_adapter(model_dir / "adapter", model, params)
-    return model_dir / "adapter"
-  model_files.save_model(model_dir / "model", model.config, params, dtype=dtype)
-  return model_dir / "model"
+    adapter_files.save_adapter(folder / "adapter", model, params)
+    return folder / "adapter"
+  model_files.save_model(folder / "model", model.config, params, dtype=dtype)
+  return folder / "model"

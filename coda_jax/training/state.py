@@ -1,5 +1,9 @@
 """What training carries from step to step, and where it starts and resumes."""
 
+import contextlib
+import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,8 @@ class Checkpoints:
   """The `TrainState`s under `MODEL_DIR/checkpoints`, through orbax.
 
   Saving returns when the files are written, under a temporary name until they
-  are whole: a run that dies leaves only whole checkpoints.
+  are whole: a run that dies leaves only whole checkpoints. What is left of one
+  that was cut off is removed, with a warning.
   """
 
   def __init__(self, model_dir: str | Path, *, keep: int = 1):
@@ -48,6 +53,11 @@ class Checkpoints:
 
     self._folder = Path(model_dir).absolute() / "checkpoints"
     self._ocp = ocp
+    for path in _cut_off(self._folder):
+      warnings.warn(
+        f"{path} was cut off while it was written, and is skipped", stacklevel=2
+      )
+      shutil.rmtree(path)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -66,18 +76,21 @@ class Checkpoints:
     """The newest state saved, or `state` itself if there is none.
 
     Raises:
-      ValueError: the newest state is of other parameters or another optimizer.
+      ValueError: the newest state is of other parameters or another optimizer,
+        or its files are damaged.
     """
     step = self._manager.latest_step()
     if step is None:
       return state
-    saved = _shapes(self._manager.item_metadata(step).tree)
+    folder = self._folder / str(step)
+    with _damage_named(folder):
+      saved = _shapes(self._manager.item_metadata(step).tree)
     wanted = _shapes(state)
     if saved != wanted:
       names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]
       raise ValueError(
-        f"{self._folder / str(step)} is of a run with another model, method or "
-        f"optimizer: {len(names)} leaves differ, such as {names[0]}, "
+        f"{folder} is of a run with another model, method or optimizer: "
+        f"{len(names)} leaves differ, such as {names[0]}, "
         f"{saved.get(names[0])} there and {wanted.get(names[0])} here; choose "
         "another MODEL_DIR, or remove that folder to start over"
       )
@@ -85,9 +98,10 @@ class Checkpoints:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       state,
     )
-    return self._manager.restore(
-      step, args=self._ocp.args.StandardRestore(abstract)
-    )
+    with _damage_named(folder):
+      return self._manager.restore(
+        step, args=self._ocp.args.StandardRestore(abstract)
+      )
 
   def close(self) -> None:
     """Releases orbax's threads."""
@@ -100,3 +114,26 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
     for path, leaf in leaves
   }
+
+
+@contextlib.contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    raise ValueError(
+      f"{folder} is damaged; remove it to go on from the checkpoint before it, "
+      f"or from the start if there is none: {error}"
+    ) from error
+
+
+def _cut_off(folder: Path) -> list[Path]:
+  """Checkpoints that are not whole, whether or not they have their name yet."""
+  if not folder.is_dir():
+    return []
+  return [
+    path
+    for path in sorted(folder.iterdir())
+    if path.is_dir()
+    and not (path.name.isdigit() and (path / "default" / "_METADATA").exists())
+  ]

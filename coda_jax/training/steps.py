@@ -64,52 +64,85 @@ def make_train_step(
   *,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
+  microbatches: int = 1,
 ) -> Callable[[TrainState, Any, Batch, Array], tuple[TrainState, Metrics]]:
   """Returns the jitted `step(state, frozen, batch, key)`.
 
   The gradient is taken with respect to `state.trained` alone, and its buffers
   are donated: the state that was passed in is gone afterwards. `key` is the
   run's key; each step folds its number in.
+
+  Args:
+    model: a `Transformer`.
+    optimizer: of `state.trained`.
+    z_loss: see `cross_entropy`.
+    label_smoothing: see `cross_entropy`.
+    microbatches: parts of a batch whose gradients are computed one after the
+      other and added up, to save memory; the mean is over the whole batch.
   """
 
+  def sums(trained, frozen, batch, rngs):
+    """The loss and metrics, summed over the target tokens of a batch."""
+    logits = model.apply(
+      {"params": params_lib.merge(trained, frozen)},
+      **{name: batch[name] for name in _MODEL_FEATURES if name in batch},
+      enable_dropout=True,
+      rngs=rngs,
+    )
+    targets = batch["decoder_target_tokens"]
+    loss = cross_entropy(
+      logits, targets, z_loss=z_loss, label_smoothing=label_smoothing
+    )
+    weights = batch["decoder_loss_weights"].astype(jnp.float32)
+    correct = (logits.argmax(axis=-1) == targets).astype(jnp.float32)
+    loss = (loss * weights).sum()
+    return loss, {
+      "loss": loss,
+      "token_accuracy": (correct * weights).sum(),
+      "target_tokens": weights.sum(),
+      "tokens": weights.sum()
+      + (batch["encoder_input_tokens"] > 0).sum().astype(jnp.float32),
+    }
+
+  def gradients(trained, frozen, batch, key):
+    dropout_key, routing_key = jax.random.split(key)
+    rngs = {"dropout": dropout_key, "routing": routing_key}
+    return jax.grad(sums, has_aux=True)(trained, frozen, batch, rngs)
+
   def step(state, frozen, batch, key):
-    dropout_key, routing_key = jax.random.split(
-      jax.random.fold_in(key, state.step)
-    )
+    key = jax.random.fold_in(key, state.step)
+    if microbatches == 1:
+      gradient, metrics = gradients(state.trained, frozen, batch, key)
+    else:
 
-    def loss_fn(trained):
-      logits = model.apply(
-        {"params": params_lib.merge(trained, frozen)},
-        **{name: batch[name] for name in _MODEL_FEATURES if name in batch},
-        enable_dropout=True,
-        rngs={"dropout": dropout_key, "routing": routing_key},
-      )
-      targets = batch["decoder_target_tokens"]
-      loss = cross_entropy(
-        logits, targets, z_loss=z_loss, label_smoothing=label_smoothing
-      )
-      weights = batch["decoder_loss_weights"].astype(jnp.float32)
-      weight = weights.sum()
-      correct = (logits.argmax(axis=-1) == targets).astype(jnp.float32)
-      mean = 1 / jnp.maximum(weight, 1.0)
-      return (loss * weights).sum() * mean, {
-        "token_accuracy": (correct * weights).sum() * mean,
-        "target_tokens": weight,
-      }
+      def add(total, part):
+        key, batch = part
+        new = gradients(state.trained, frozen, batch, key)
+        return jax.tree.map(jnp.add, total, new), None
 
-    (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.trained
-    )
+      parts = (
+        jax.random.split(key, microbatches),
+        jax.tree.map(
+          lambda x: x.reshape(microbatches, -1, *x.shape[1:]), dict(batch)
+        ),
+      )
+      first = jax.tree.map(lambda x: x[0], parts)
+      zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(gradients, state.trained, frozen, first[1], first[0]),
+      )
+      (gradient, metrics), _ = jax.lax.scan(add, zeros, parts)
+    mean = 1 / jnp.maximum(metrics["target_tokens"], 1.0)
+    gradient = jax.tree.map(lambda x: x * mean.astype(x.dtype), gradient)
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it.
       updates, opt_state = optimizer.update(
         gradient, state.opt_state, state.trained
       )
     metrics |= {
-      "loss": loss,
+      "loss": metrics["loss"] * mean,
+      "token_accuracy": metrics["token_accuracy"] * mean,
       "grad_norm": optax.tree.norm(gradient),
       "update_norm": optax.tree.norm(updates),
-      "tokens": metrics["target_tokens"]
-      + (batch["encoder_input_tokens"] > 0).sum().astype(jnp.float32),
     }
     state = TrainState(
       step=state.step + 1,

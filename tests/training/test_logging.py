@@ -58,8 +58,20 @@ def test_rate(monkeypatch):
   monkeypatch.setattr(logging.time, "perf_counter", lambda: now[0])
   rate = logging.Rate(3)
   now[0] = 12.0
-  assert rate.measure(8) == 2.5
+  assert rate.measure(8) == (2.5, 0.0)
   now[0] = 20.0
   rate.reset(9)
+  with rate.waiting():
+    now[0] = 20.25
   now[0] = 21.0
-  assert rate.measure(11) == 2.0
+  assert rate.measure(11) == (2.0, 0.25)
+
+
+def test_a_resumed_run_replaces_later_lines(tmp_path):
+  lines = [json.dumps({"step": step, "x": step}) for step in (2, 4, 6)]
+  (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "')
+  logger = logging.Logger(tmp_path, first_step=4, steps=8)
+  logger.write(5, {"loss": 1.0}, "train")
+  logger.close()
+  found = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in found] == [2, 4, 5]

@@ -1,4 +1,5 @@
 import json
+import signal
 
 import jax
 import numpy as np
@@ -92,6 +93,111 @@ def test_only_trained_leaves_move_and_only_they_are_saved(
   assert "router" in names and "token_embedder" not in names
 
 
+@pytest.fixture
+def scores(monkeypatch):
+  """Evaluations that give what the test says, step by step."""
+  values = []
+
+  class Scripted:
+    def __init__(self, *args, **kwargs):
+      pass
+
+    def __call__(self, params):
+      return {"score": values.pop(0)}
+
+  monkeypatch.setattr(loop, "Evaluation", Scripted)
+  return values
+
+
+def test_the_best_is_kept_and_the_rest_cut_short(task, tmp_path, scores):
+  scores += [1.0, 3.0, 2.0, 2.5, 9.0]
+  settings = {
+    "train_steps": 20,
+    "eval_period": 2,
+    "best_metric": "score",
+    "early_stop_steps": 4,
+  }
+  assert train(task, tmp_path, **settings) == {"score": 2.5}
+  assert max(losses(tmp_path)) == 8 and scores == [9.0]
+  best = tmp_path / "best"
+  assert json.loads((best / "metrics.json").read_text())["step"] == 4
+  # Of the best step, not of the last.
+  train(task, tmp_path / "four", train_steps=4)
+  kept = model_files.read(best / "model")[1]
+  for path, leaf in final(tmp_path / "four").items():
+    np.testing.assert_array_equal(leaf, kept[path].read())
+  # Run again, it is still stopped.
+  assert train(task, tmp_path, **settings) == {}
+
+
+def test_an_unknown_metric_loses_nothing(task, tmp_path, scores):
+  scores += [1.0]
+  with pytest.raises(ValueError, match=r"best_metric='bleu'.*\['score'\]"):
+    train(task, tmp_path, eval_period=2, best_metric="bleu")
+  assert (tmp_path / "checkpoints" / "2").exists()
+
+
+def test_elastic_steps(task, tmp_path, monkeypatch):
+  chosen = []
+
+  def choose(reductions, *, seed, step):
+    chosen.append((2, 4)[step % 2])
+    return chosen[-1]
+
+  monkeypatch.setattr(loop.elastic, "choose", choose)
+  coda = CodaConfig(reduction=2, bottleneck_dim=4)
+  train(task, tmp_path / "elastic", coda=coda, reductions=(2, 4))
+  train(task, tmp_path / "two", coda=coda)
+  assert chosen == [4, 2, 4, 2]
+  elastic, two = losses(tmp_path / "elastic"), losses(tmp_path / "two")
+  assert elastic[1] != two[1]
+  assert all(np.isfinite(list(elastic.values())))
+
+
+def test_sigterm_saves_and_the_run_goes_on(task, tmp_path, capsys):
+  arguments = {"train_steps": 6, "learning_rate": optimizers.constant(0.01)}
+  train(task, tmp_path / "whole", **arguments)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "_summarize", _terminating(loop._summarize, at=3))
+    assert train(task, tmp_path / "parts", **arguments) == {}
+  assert "stopped by SIGTERM, saved after step" in capsys.readouterr().out
+  assert not (tmp_path / "parts" / "model").exists()
+  train(task, tmp_path / "parts", **arguments)
+  whole = final(tmp_path / "whole")
+  for path, leaf in final(tmp_path / "parts").items():
+    np.testing.assert_array_equal(leaf, whole[path])
+  assert list(losses(tmp_path / "parts")) == [1, 2, 3, 4, 5, 6]
+
+
+def _terminating(function, *, at):
+  def call(history, done):
+    if done == at:
+      signal.raise_signal(signal.SIGTERM)
+    return function(history, done)
+
+  return call
+
+
+def test_sigterm_in_an_evaluation(task, tmp_path, monkeypatch):
+  def evaluate(*args, **kwargs):
+    return lambda params: signal.raise_signal(signal.SIGTERM)
+
+  monkeypatch.setattr(loop, "Evaluation", evaluate)
+  assert train(task, tmp_path, eval_period=2) == {}
+  assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_a_dry_run_leaves_no_trace(task, tmp_path, capsys):
+  coda = CodaConfig(reduction=2, bottleneck_dim=4)
+  arguments = {"dry_run": True, "train_steps": 30, "coda": coda}
+  assert train(task, tmp_path / "x", reductions=(2, 4), **arguments) == {}
+  out = capsys.readouterr().out
+  assert "30 steps of 4 examples, 120 in all, 3 epochs" in out
+  assert "r = 2: a step: " in out and "r = 4: a step: " in out
+  assert "encoder_input_tokens (4, 8)" in out and "nothing was written" in out
+  assert not (tmp_path / "x").exists()
+
+
 def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
   def explode(step):
     return jax.numpy.where(step < 6, 0.01, np.nan)
@@ -114,6 +220,9 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
   [
     ({"batch_size": 0}, "batch_size=0; expected 1 or more"),
     ({"train_steps": -1}, "train_steps=-1; expected 1 or more"),
+    ({"microbatches": 3}, "batch_size=4 does not divide into microbatches=3"),
+    ({"early_stop_steps": 3}, "early_stop_steps needs best_metric"),
+    ({"reductions": (2,)}, "does not route; use methods/coda.gin"),
     ({"trained_patterns": ("x",)}, "match none of the"),
     ({"mixture_or_task_name": "none"}, "no seqio task or mixture 'none'"),
     (

@@ -45,3 +45,40 @@ def test_another_run_in_the_folder(tmp_path, other, message):
   with pytest.raises(ValueError, match=f"{message}.*choose another MODEL_DIR"):
     checkpoints.restore(other)
   checkpoints.close()
+
+
+def save(folder, *numbers):
+  checkpoints = Checkpoints(folder, keep=3)
+  for step in numbers:
+    state = make(optax.adam(0.1), value=float(step))
+    checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)))
+  checkpoints.close()
+  return folder / "checkpoints"
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_checkpoint_that_was_cut_off_is_skipped(tmp_path, renamed):
+  folder = save(tmp_path, 1, 2)
+  if renamed:
+    (folder / "2" / "default" / "_METADATA").unlink()
+  else:
+    (folder / "2").rename(folder / "2.orbax-checkpoint-tmp")
+  with pytest.warns(UserWarning, match=r"checkpoints/2.* was cut off"):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+  restored = checkpoints.restore(make(optax.adam(0.1)))
+  assert restored.step == 1 and (restored.trained["a"]["b"] == 1).all()
+  checkpoints.save(restored.replace(step=jnp.asarray(2, jnp.int32)))
+  checkpoints.close()
+  assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  folder = save(tmp_path, 1, 2)
+  for path in (folder / "2" / "default").rglob("*"):
+    if path.is_file() and "d/" in str(path):
+      path.write_bytes(path.read_bytes()[:-9] + b"damaged!!")
+  checkpoints = Checkpoints(tmp_path, keep=3)
+  with pytest.raises(ValueError, match="checkpoints/2 is damaged; remove it"):
+    checkpoints.restore(make(optax.adam(0.1)))
+  checkpoints.close()
+  assert (folder / "2").exists()

@@ -99,6 +99,29 @@ def test_train_step_follows_the_gradient_of_trained_leaves():
   np.testing.assert_allclose((moved[0] - moved[1]) / 6e-3, norm, rtol=0.02)
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_microbatches_are_the_whole_batch(parts):
+  model, params, _ = make()
+  # Rows with unlike numbers of targets: their losses weigh unlike, too.
+  batch = testing.token_batch(48, (9, 6, 3, 8), (5, 3, 1, 4))
+  targets = batch["decoder_target_tokens"]
+  batch["decoder_loss_weights"] = (targets > 0).astype(np.int32)
+  optimizer = optax.sgd(1.0)
+  results = []
+  for microbatches in (1, parts):
+    state = TrainState.create(jax.tree.map(jnp.array, params), optimizer)
+    step = steps.make_train_step(model, optimizer, microbatches=microbatches)
+    results.append(step(state, {}, batch, jax.random.key(0)))
+  (whole, metrics), (summed, others) = results
+  for name, value in metrics.items():
+    np.testing.assert_allclose(others[name], value, rtol=1e-5, err_msg=name)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    summed.trained,
+    whole.trained,
+  )
+
+
 def test_dropout_depends_on_the_step_alone():
   model, params, batch = make(dropout_rate=0.5)
   optimizer = optax.sgd(0.0)

@@ -1,0 +1,79 @@
+"""The best model of a run, by a metric of its evaluations."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from coda_jax.checkpoints import tensors
+
+MODES = ("max", "min")
+
+
+class Best:
+  """Keeps `MODEL_DIR/best/`, with `metrics.json` beside what was trained.
+
+  Attributes:
+    step: of the best evaluation so far, those before a resumption included;
+      None before the first.
+  """
+
+  def __init__(self, model_dir: str | Path, metric: str, mode: str = "max"):
+    """Reads what an earlier part of the run found.
+
+    Args:
+      model_dir: of the run.
+      metric: its name in the evaluation's results, such as "accuracy".
+      mode: "max" or "min", which of two values is better.
+
+    Raises:
+      ValueError: another mode, or `best/` is by another metric.
+    """
+    if mode not in MODES:
+      raise ValueError(f"best_mode={mode!r}; expected one of {MODES}")
+    self._folder = Path(model_dir) / "best"
+    self._metric, self._sign = metric, 1 if mode == "max" else -1
+    self.step, self._value = None, None
+    record = self._folder / "metrics.json"
+    if record.exists():
+      found = json.loads(record.read_text("utf-8"))
+      if found["metric"] != metric:
+        raise ValueError(
+          f"{record} is of the metric {found['metric']!r}, and best_metric is "
+          f"{metric!r}; choose one of them, or another MODEL_DIR"
+        )
+      self.step, self._value = found["step"], found["results"][metric]
+
+  def update(
+    self,
+    step: int,
+    results: Mapping[str, float],
+    save: Callable[[Path], object],
+  ) -> bool:
+    """Keeps what `save` writes if `results` are the best so far.
+
+    Args:
+      step: of the evaluation.
+      results: what it measured.
+      save: writes the model into a folder.
+
+    Returns:
+      Whether they are.
+
+    Raises:
+      ValueError: the results lack the metric.
+    """
+    if self._metric not in results:
+      raise ValueError(
+        f"best_metric={self._metric!r} is not among the evaluation's results: "
+        f"{sorted(results)}; name one of them"
+      )
+    value = results[self._metric]
+    if self._value is not None and (value - self._value) * self._sign <= 0:
+      return False
+    # Whole or not at all: the metrics and the model that they are of.
+    with tensors.aside(self._folder) as folder:
+      save(folder)
+      record = {"step": step, "metric": self._metric, "results": dict(results)}
+      (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
+    self.step, self._value = step, value
+    return True

@@ -1,0 +1,78 @@
+"""What a run would do and cost, before it is started."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from coda_jax.training.logging import format_seconds
+from coda_jax.training.state import TrainState
+
+_TIMED_STEPS = 3
+
+
+def describe(
+  train_steps: Mapping[float | None, Callable[..., Any]],
+  state: TrainState,
+  frozen: Any,
+  batch: Mapping[str, np.ndarray],
+  *,
+  steps: int,
+  num_examples: int | None,
+) -> str:
+  """Compiles the step, takes a few on one batch, and says what they cost.
+
+  Args:
+    train_steps: {r: jitted step}; r None if there is one only.
+    state: before the first step; left as it is.
+    frozen: the parameters that are not trained.
+    batch: the first batch of the data.
+    steps: that the run would take.
+    num_examples: of the training split, None if unknown.
+
+  Returns:
+    Lines of text. Memory and FLOPs are the compiler's, time is measured.
+  """
+  batch_size = len(next(iter(batch.values())))
+  seen = batch_size * steps
+  epochs = f", {seen / num_examples:.3g} epochs" if num_examples else ""
+  shapes = ", ".join(f"{name} {x.shape}" for name, x in sorted(batch.items()))
+  lines = [
+    f"plan: {steps:,} steps of {batch_size} examples, {seen:,} in all{epochs}",
+    f"batch: {shapes}",
+  ]
+  seconds = []
+  for r, step in train_steps.items():
+    one, line = _measure(step, state, frozen, batch)
+    seconds.append(one)
+    lines.append(line if r is None else f"r = {r:g}: {line}")
+  total = float(np.mean(seconds)) * steps
+  lines.append(
+    f"training takes about {format_seconds(total)}, evaluation aside; nothing "
+    "was written (--dry_run)"
+  )
+  return "\n".join(lines)
+
+
+def _measure(step, state, frozen, batch) -> tuple[float, str]:
+  """Seconds a step takes, and what else it needs."""
+  key = jax.random.key(0)
+  compiled = step.lower(state, frozen, batch, key).compile()
+  memory = compiled.memory_analysis()
+  flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+  # The step gives its state away, so it gets a copy.
+  state = jax.tree.map(lambda x: x.copy(), state)
+  state, metrics = compiled(state, frozen, batch, key)
+  jax.block_until_ready(metrics)
+  start = time.perf_counter()
+  for _ in range(_TIMED_STEPS):
+    state, metrics = compiled(state, frozen, batch, key)
+  jax.block_until_ready(metrics)
+  seconds = (time.perf_counter() - start) / _TIMED_STEPS
+  return seconds, (
+    f"a step: {seconds:.3g} s, {flops / 1e9:,.4g} GFLOP, memory "
+    f"{memory.argument_size_in_bytes / 1e6:,.4g} MB for parameters, optimizer "
+    f"and batch, {memory.temp_size_in_bytes / 1e6:,.4g} MB while it runs"
+  )

@@ -1,0 +1,83 @@
+"""What a run asks of its process: to be alone in a folder, and to end in order.
+
+A scheduler that takes a machine back sends SIGTERM first, and kills later.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Keeps other processes of this machine out of a folder, which it makes.
+
+  The system frees the lock when the process ends, however it ends.
+
+  Raises:
+    ValueError: another process is in it.
+  """
+  path = Path(folder)
+  path.mkdir(parents=True, exist_ok=True)
+  with open(path / _LOCK, "a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise ValueError(
+        f"MODEL_DIR={folder} is in use by process {file.read().strip()}; wait "
+        "until it has ended, or choose another MODEL_DIR"
+      ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    yield
+
+
+class Stopped(Exception):
+  """The process has been asked to end."""
+
+
+class StopRequest:
+  """Notices SIGTERM, so that a run can save before it ends.
+
+  A context manager; outside it, and in other threads than the main one, the
+  signal does what it did before.
+
+  Attributes:
+    requested: whether the signal has come.
+  """
+
+  def __init__(self):
+    self.requested = False
+    self._raises = False
+
+  def __enter__(self) -> "StopRequest":
+    self._main = threading.current_thread() is threading.main_thread()
+    if self._main:
+      self._previous = signal.signal(signal.SIGTERM, self._handle)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._main:
+      signal.signal(signal.SIGTERM, self._previous)
+
+  @contextlib.contextmanager
+  def at_once(self) -> Iterator[None]:
+    """Inside, the signal raises `Stopped`: for long work that can be redone."""
+    self._raises = True
+    try:
+      yield
+    finally:
+      self._raises = False
+
+  def _handle(self, *_: object) -> None:
+    self.requested = True
+    if self._raises:
+      raise Stopped

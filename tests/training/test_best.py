@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from coda_jax.training.best import Best
+
+
+def update(best, step, value):
+  return best.update(
+    step,
+    {"score": value, "loss": 1.0},
+    lambda folder: (folder.mkdir(), (folder / "x").write_text(str(step))),
+  )
+
+
+@pytest.mark.parametrize(
+  ("mode", "kept"), [("max", [1, 3]), ("min", [1, 2, 4])]
+)
+def test_keeps_the_best_across_resumptions(tmp_path, mode, kept):
+  values = {1: 0.5, 2: 0.4, 3: 0.7, 4: 0.3, 5: 0.3}
+  updated = []
+  for step, value in values.items():
+    best = Best(tmp_path, "score", mode)  # as if each were a run of its own
+    if update(best, step, value):
+      updated.append(step)
+    assert best.step == updated[-1]
+  assert updated == kept
+  assert (tmp_path / "best" / "x").read_text() == str(kept[-1])
+  record = json.loads((tmp_path / "best" / "metrics.json").read_text())
+  assert record["step"] == kept[-1]
+  assert record["results"]["score"] == values[kept[-1]]
+
+
+def test_an_interrupted_save_leaves_the_old_one(tmp_path):
+  best = Best(tmp_path, "score")
+  update(best, 1, 0.5)
+
+  def fail(folder):
+    folder.mkdir()
+    raise OSError("disk full")
+
+  with pytest.raises(OSError, match="disk full"):
+    best.update(2, {"score": 0.6}, fail)
+  assert (tmp_path / "best" / "x").read_text() == "1"
+  assert Best(tmp_path, "score").step == 1
+
+
+def test_bad_input(tmp_path):
+  with pytest.raises(ValueError, match="best_mode='most'; expected one of"):
+    Best(tmp_path, "score", "most")
+  best = Best(tmp_path, "bleu")
+  with pytest.raises(ValueError, match=r"'bleu' is not among.*'loss', 'score'"):
+    update(best, 1, 0.5)
+  update(Best(tmp_path, "score"), 1, 0.5)
+  with pytest.raises(ValueError, match="is of the metric 'score'"):
+    Best(tmp_path, "loss")

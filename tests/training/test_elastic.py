@@ -1,0 +1,53 @@
+import collections
+
+import numpy as np
+import pytest
+
+from coda_jax import params as params_lib
+from coda_jax import testing
+from coda_jax.checkpoints import initialise
+from coda_jax.nn.config import CodaConfig
+from coda_jax.t5.network import Transformer
+from coda_jax.training import elastic
+
+
+def model(**coda):
+  config = CodaConfig(bottleneck_dim=4, **{"reduction": 2, **coda})
+  return Transformer(testing.tiny_config(coda=config))
+
+
+@pytest.mark.parametrize("r", [1, 3, 8])
+def test_one_set_of_parameters_serves_every_r(r):
+  base = model(layer_reductions=((1, 4),))
+  params = testing.random_params(base)
+  batch = testing.token_batch(base.config.vocab_size)
+  other = elastic.at_reduction(base, r)
+  assert other.config.coda.layer_reduction(0) == r
+  assert other.config.coda.layer_reduction(1) == 4
+  logits = other.apply({"params": params}, **batch, enable_dropout=False)
+  assert np.isfinite(logits).all()
+  expected = params_lib.flatten(initialise.abstract_params(other))
+  assert expected.keys() <= params_lib.flatten(params).keys()
+  own = base.apply({"params": params}, **batch, enable_dropout=False)
+  assert np.abs(np.asarray(own) - np.asarray(logits)).max() > 1e-3
+
+
+def test_choice_depends_on_seed_and_step_alone():
+  reductions = (2, 3, 5)
+  draws = [elastic.choose(reductions, seed=1, step=step) for step in range(600)]
+  assert draws == [
+    elastic.choose(reductions, seed=1, step=step) for step in range(600)
+  ]
+  assert draws != [
+    elastic.choose(reductions, seed=2, step=step) for step in range(600)
+  ]
+  counts = collections.Counter(draws)
+  assert all(150 < counts[r] < 250 for r in reductions)
+
+
+def test_dense_models_have_no_reduction():
+  dense = Transformer(testing.tiny_config())
+  with pytest.raises(
+    ValueError, match=r"does not route; use methods/coda\.gin"
+  ):
+    elastic.at_reduction(dense, 3)
