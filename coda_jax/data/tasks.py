@@ -18,8 +18,20 @@ Metric = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 _registered: dict[str, tuple] = {}
 
 
-def _register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
-  """Calls `make` unless `name` is registered with the same arguments."""
+def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
+  """Registers a task or mixture once.
+
+  Args:
+    name: what `make` registers.
+    arguments: all that it depends on.
+    make: called unless `name` is registered already, with the same arguments.
+
+  Returns:
+    `name`.
+
+  Raises:
+    ValueError: if it is registered with other arguments.
+  """
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name not in known:
     make()
@@ -97,7 +109,7 @@ def span_corruption_task(
       metric_fns=[],
     )
 
-  return _register(
+  return register(
     name,
     (filepattern, vocabulary, noise_density, mean_span_length, keep_spans),
     make,
@@ -184,7 +196,7 @@ def table_task(
     _add_text_task(name, splits, vocabulary, metric_fns)
 
   arguments = (filepattern, inputs, targets, vocabulary, *metric_fns)
-  return _register(name, arguments, make)
+  return register(name, arguments, make)
 
 
 def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
@@ -198,8 +210,18 @@ def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
     `name`.
   """
   arguments = tuple((task, float(rate)) for task, rate in rates)
-  return _register(
-    name, arguments, lambda: seqio.MixtureRegistry.add(name, list(arguments))
+  return register(
+    name,
+    arguments,
+    lambda: seqio.MixtureRegistry.add(
+      name,
+      list(arguments),
+      # One pass, as in evaluation, ends with the last task, not with the first
+      # that has no more examples.
+      sample_fn=functools.partial(
+        tf.data.Dataset.sample_from_datasets, stop_on_empty_dataset=False
+      ),
+    ),
   )
 
 
@@ -254,4 +276,4 @@ def bbc_task(
     }
     _add_text_task(name, splits, vocabulary, [metric])
 
-  return _register(name, (target, vocabulary), make)
+  return register(name, (target, vocabulary), make)

@@ -5,6 +5,7 @@ import pytest
 import seqio
 
 from coda_jax.data import bbc, metrics, tasks, vocabularies
+from coda_jax.training import inputs as training_inputs
 
 LENGTHS = {"inputs": 32, "targets": 16}
 
@@ -20,14 +21,7 @@ def filepattern(tmp_path):
   return str(tmp_path / "*-{split}-*.txt")
 
 
-@pytest.fixture(autouse=True)
-def fresh_registry():
-  registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
-  before = [set(registry.names()) for registry in registries]
-  yield
-  for registry, names in zip(registries, before, strict=True):
-    for name in set(registry.names()) - names:
-      registry.remove(name)
+pytestmark = pytest.mark.usefixtures("fresh_registry")
 
 
 def examples(name, count=20, **kwargs):
@@ -108,6 +102,16 @@ def test_bad_filepatterns(tmp_path):
     tasks.span_corruption_task(str(tmp_path / "*.txt"))
   with pytest.raises(FileNotFoundError, match="scripts/build_corpus.py"):
     tasks.span_corruption_task(str(tmp_path / "{split}.txt"))
+
+
+def test_no_text_at_all(tmp_path):
+  (tmp_path / "x-train-0.txt").write_text("")
+  name = tasks.span_corruption_task(str(tmp_path / "x-{split}-0.txt"))
+  batches = training_inputs.train_batches(
+    name, lengths=LENGTHS, batch_size=1, seed=0
+  )
+  with pytest.raises(ValueError, match="split 'train' of .* has no examples"):
+    next(batches)
 
 
 @pytest.fixture
