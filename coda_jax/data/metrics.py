@@ -4,7 +4,7 @@ Shares and F-measures are 0 to 1, correlations -1 to 1; papers print them times
 100. White space at the ends of a text does not count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from rouge_score import rouge_scorer
@@ -111,6 +111,21 @@ def rouge(
     name: sum(score[name].fmeasure for score in scores) / len(scores)
     for name in names
   }
+
+
+def by_name(name: str) -> Callable[..., dict[str, float]]:
+  """Returns the metric of this name that needs no labels to be told.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  known = {f.__name__: f for f in (accuracy, correlations, rouge)}
+  if name not in known:
+    raise ValueError(
+      f"there is no metric {name!r}: expected one of {', '.join(known)}, or a"
+      " function from targets and predictions to {name: value}."
+    )
+  return known[name]
 
 
 def _number(text: str) -> float:

@@ -158,7 +158,7 @@ def table_task(
   inputs: str,
   targets: str,
   vocabulary: str = "tiny",
-  metric_fns: Sequence[Metric] = (),
+  metric_fns: Sequence[Metric | str] = (),
   skip_bad_rows: bool = False,
 ) -> str:
   """Registers a task on CSV, TSV, JSON-lines or Parquet files.
@@ -170,7 +170,7 @@ def table_task(
     inputs: the input's template, columns in braces: "review: {text}".
     targets: the target's.
     vocabulary: see `vocabularies.load`.
-    metric_fns: of `metrics`, or like them.
+    metric_fns: names for `metrics.by_name`, or functions like those.
     skip_bad_rows: leave out rows that can't be read or lack a column, with a
       warning that counts them; otherwise the first one is an error.
 
@@ -178,11 +178,16 @@ def table_task(
     `name`.
 
   Raises:
-    ValueError: if `filepattern` lacks "{split}", if a template is wrong, or if
-      a file can't be read, has a bad row or no rows at all.
+    ValueError: if `filepattern` lacks "{split}", if a template is wrong, if
+      there is no such metric, or if a file can't be read, has a bad row or no
+      rows at all.
     FileNotFoundError: if there are no training files.
   """
   _check_filepattern(filepattern, "data/reviews-{split}.csv")
+  functions = [
+    metrics.by_name(metric) if isinstance(metric, str) else metric
+    for metric in metric_fns
+  ]
 
   def make():
     splits = {}
@@ -193,9 +198,9 @@ def table_task(
         splits[split] = tables.load(
           pattern, inputs=inputs, targets=targets, skip_bad_rows=skip_bad_rows
         )
-    _add_text_task(name, splits, vocabulary, metric_fns)
+    _add_text_task(name, splits, vocabulary, functions)
 
-  arguments = (filepattern, inputs, targets, vocabulary, *metric_fns)
+  arguments = (filepattern, inputs, targets, vocabulary, *functions)
   return register(name, arguments, make)
 
 

@@ -43,7 +43,7 @@ def test_record_counts_a_query_once():
 
 
 def test_multirc_by_hand():
-  targets = [("True", (0, 0)), ("False", (0, 0)), ("True", (0, 1))]
+  targets = [("False", (0, 0)), ("True", (0, 0)), ("True", (0, 1))]
   scores = qa_metrics.multirc(targets, ["True", "True", "True"])
   # Two right of three said: F = 4 / 5. The first question has a mistake.
   assert scores == {"f1": pytest.approx(0.8), "exact_match": 0.5}

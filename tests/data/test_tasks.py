@@ -171,9 +171,10 @@ def test_a_users_table(table):
     name="mine",
     inputs="which: {text}",
     targets="{label}",
-    metric_fns=[metrics.accuracy],
+    metric_fns=["rouge", metrics.accuracy],
   )
   task = seqio.TaskRegistry.get(name)
+  assert task.metric_fns == [metrics.rouge, metrics.accuracy]
   assert set(task.splits) == {"train", "validation"}
   assert task.num_input_examples("train") == 6
   (first, second) = task.get_dataset(
@@ -183,6 +184,17 @@ def test_a_users_table(table):
   assert vocabulary.decode(first["inputs"].tolist()) == "which: word0 is here"
   assert vocabulary.decode(second["targets"].tolist()) == "l1"
   assert second["targets"][-1] == vocabulary.eos_id
+
+
+def test_a_metric_that_does_not_exist(table):
+  with pytest.raises(ValueError, match="no metric 'acuracy': expected .*rouge"):
+    tasks.table_task(
+      table,
+      name="none",
+      inputs="{text}",
+      targets="{label}",
+      metric_fns=["acuracy"],
+    )
 
 
 def test_a_users_table_needs_training_rows(table, tmp_path):
