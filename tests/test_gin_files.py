@@ -16,6 +16,24 @@ ROOT = cli.configs_dir()
 FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.gin"))
 METHODS = ("full", "adapter", "lora", "coda", "coda_lora")
 RUNS = ("pretrain", "coda_pretrain", "finetune")
+# Their data and what they make of it: tests/data, test_train_cli, quickstart.
+TASKS = {
+  "bbc_headline",
+  "bbc_topic",
+  "boolq",
+  "c4",
+  "glue",
+  "mc4",
+  "mnli",
+  "record",
+  "rte",
+  "span_corruption",
+  "squad",
+  "super_glue",
+  "table",
+  "tiny_pretraining",
+  "xsum",
+}
 
 # Parameters of the published checkpoints; as floats where only the paper's
 # rounded figure is known (ByT5, 2105.13626).
@@ -78,6 +96,7 @@ def test_every_file_of_the_axes_is_built_here():
   assert names("sizes/") == {size for _, size in SIZES}
   assert names("methods/") == set(METHODS)
   assert names("runs/") >= set(RUNS)
+  assert names("tasks/") == TASKS
 
 
 @pytest.mark.parametrize(("model", "size"), SIZES)
@@ -186,6 +205,31 @@ def test_experiments(file):
     jax.tree.map(lambda x: jnp.zeros(x.shape), trained)
   )
   assert bound["task_feature_lengths"].keys() == {"inputs", "targets"}
+
+
+@pytest.mark.parametrize("file", sorted(TASKS))
+def test_tasks(file):
+  # The data need not be here.
+  given = {
+    "TABLE": "x-{split}.csv",
+    "INPUT_TEMPLATE": "{text}",
+    "TARGET_TEMPLATE": "{label}",
+    "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": 8},
+  }
+  bound = parse(
+    "models/t5_1_1",
+    "sizes/tiny",
+    "methods/coda",
+    "schedules/constant",
+    "runs/pretrain",
+    f"tasks/{file}",
+    MODEL_DIR="x",
+    MIXTURE_OR_TASK_NAME="x",
+    **(given if file == "table" else {}),
+  )
+  assert bound["task_feature_lengths"].keys() == {"inputs", "targets"}
+  # The task and the model must agree on it.
+  assert "vocabulary = %VOCABULARY" in gin.config_str()
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable
 
+from sklearn.feature_extraction import text as features
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
 from coda_jax.data import bbc, metrics
 
 Scores = dict[str, dict[str, float]]
@@ -25,11 +29,6 @@ def tfidf_topic(
   Returns:
     {"validation": {"accuracy": ..}, "test": {"accuracy": ..}}.
   """
-  # The quickstart extra has scikit-learn, training does not need it.
-  from sklearn.feature_extraction import text as features
-  from sklearn.linear_model import LogisticRegression
-  from sklearn.pipeline import make_pipeline
-
   classifier = make_pipeline(
     features.TfidfVectorizer(), LogisticRegression(max_iter=1000)
   )

@@ -18,8 +18,20 @@ Metric = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 _registered: dict[str, tuple] = {}
 
 
-def _register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
-  """Calls `make` unless `name` is registered with the same arguments."""
+def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
+  """Registers a task or mixture once.
+
+  Args:
+    name: what `make` registers.
+    arguments: all that it depends on.
+    make: called unless `name` is registered already, with the same arguments.
+
+  Returns:
+    `name`.
+
+  Raises:
+    ValueError: if it is registered with other arguments.
+  """
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name not in known:
     make()
@@ -97,7 +109,7 @@ def span_corruption_task(
       metric_fns=[],
     )
 
-  return _register(
+  return register(
     name,
     (filepattern, vocabulary, noise_density, mean_span_length, keep_spans),
     make,
@@ -146,7 +158,7 @@ def table_task(
   inputs: str,
   targets: str,
   vocabulary: str = "tiny",
-  metric_fns: Sequence[Metric] = (),
+  metric_fns: Sequence[Metric | str] = (),
   skip_bad_rows: bool = False,
 ) -> str:
   """Registers a task on CSV, TSV, JSON-lines or Parquet files.
@@ -158,7 +170,7 @@ def table_task(
     inputs: the input's template, columns in braces: "review: {text}".
     targets: the target's.
     vocabulary: see `vocabularies.load`.
-    metric_fns: of `metrics`, or like them.
+    metric_fns: names for `metrics.by_name`, or functions like those.
     skip_bad_rows: leave out rows that can't be read or lack a column, with a
       warning that counts them; otherwise the first one is an error.
 
@@ -166,11 +178,16 @@ def table_task(
     `name`.
 
   Raises:
-    ValueError: if `filepattern` lacks "{split}", if a template is wrong, or if
-      a file can't be read, has a bad row or no rows at all.
+    ValueError: if `filepattern` lacks "{split}", if a template is wrong, if
+      there is no such metric, or if a file can't be read, has a bad row or no
+      rows at all.
     FileNotFoundError: if there are no training files.
   """
   _check_filepattern(filepattern, "data/reviews-{split}.csv")
+  functions = [
+    metrics.by_name(metric) if isinstance(metric, str) else metric
+    for metric in metric_fns
+  ]
 
   def make():
     splits = {}
@@ -181,10 +198,10 @@ def table_task(
         splits[split] = tables.load(
           pattern, inputs=inputs, targets=targets, skip_bad_rows=skip_bad_rows
         )
-    _add_text_task(name, splits, vocabulary, metric_fns)
+    _add_text_task(name, splits, vocabulary, functions)
 
-  arguments = (filepattern, inputs, targets, vocabulary, *metric_fns)
-  return _register(name, arguments, make)
+  arguments = (filepattern, inputs, targets, vocabulary, *functions)
+  return register(name, arguments, make)
 
 
 def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
@@ -198,8 +215,18 @@ def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
     `name`.
   """
   arguments = tuple((task, float(rate)) for task, rate in rates)
-  return _register(
-    name, arguments, lambda: seqio.MixtureRegistry.add(name, list(arguments))
+  return register(
+    name,
+    arguments,
+    lambda: seqio.MixtureRegistry.add(
+      name,
+      list(arguments),
+      # One pass, as in evaluation, ends with the last task, not with the first
+      # that has no more examples.
+      sample_fn=functools.partial(
+        tf.data.Dataset.sample_from_datasets, stop_on_empty_dataset=False
+      ),
+    ),
   )
 
 
@@ -254,4 +281,4 @@ def bbc_task(
     }
     _add_text_task(name, splits, vocabulary, [metric])
 
-  return _register(name, (target, vocabulary), make)
+  return register(name, (target, vocabulary), make)

@@ -88,14 +88,15 @@ class Evaluation:
     tasks = seqio.get_subtasks(seqio.get_mixture_or_task(self._name))
     if not any(task.metric_objs for task in tasks):
       return None
-    return seqio.Evaluator(
-      self._name,
-      seqio.EncDecFeatureConverter(pack=False),
-      eval_split=self._split,
-      sequence_length=self._lengths,
-      num_examples=self._num_examples,
-      async_compute_metrics=False,
-    )
+    with inputs.readable(self._name, self._split):
+      return seqio.Evaluator(
+        self._name,
+        seqio.EncDecFeatureConverter(pack=False),
+        eval_split=self._split,
+        sequence_length=self._lengths,
+        num_examples=self._num_examples,
+        async_compute_metrics=False,
+      )
 
   def _task_metrics(self, params) -> dict[str, float]:
     if self._evaluator is None or not self._evaluator.eval_tasks:

@@ -1,5 +1,6 @@
 """Batches from a seqio task or mixture, as NumPy dictionaries."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -78,12 +79,18 @@ def train_batches(
     seed: of the shuffle and of random preprocessors.
     skip: batches to leave out, those that a resumed run has already seen.
     pack: put several short examples into one row.
+
+  Raises:
+    OSError: as `readable`.
+    ValueError: if there is no example.
   """
   dataset = _dataset(
     name, "train", lengths, pack=pack, shuffle=True, seed=seed, num_epochs=None
   )
   dataset = dataset.batch(batch_size, drop_remainder=True).skip(skip)
-  return dataset.prefetch(8).as_numpy_iterator()
+  with readable(name, "train"):
+    yield from dataset.prefetch(8).as_numpy_iterator()
+  raise ValueError(f"split 'train' of {name!r} has no examples")
 
 
 def eval_batches(
@@ -98,12 +105,35 @@ def eval_batches(
 
   Rows of padding are all zeros, loss weights included, so that every batch has
   one shape.
+
+  Raises:
+    OSError: as `readable`.
   """
   dataset = _dataset(name, split, lengths, seed=0, num_epochs=1)
   if num_examples:
     dataset = dataset.take(num_examples)
-  for batch in dataset.batch(batch_size).as_numpy_iterator():
-    yield pad_batch(batch, batch_size)
+  with readable(name, split):
+    for batch in dataset.batch(batch_size).as_numpy_iterator():
+      yield pad_batch(batch, batch_size)
+
+
+@contextlib.contextmanager
+def readable(name: str, split: str) -> Iterator[None]:
+  """Says which data it is that tensorflow can't read or prepare.
+
+  Raises:
+    OSError: for any of tensorflow's errors in the body.
+  """
+  import tensorflow as tf
+
+  try:
+    yield
+  except tf.errors.OpError as error:
+    reason = error.message.split("\n")[0]
+    raise OSError(
+      f"split {split!r} of {name!r} can't be read: {reason}; if a file is"
+      " damaged, prepare the data again"
+    ) from error
 
 
 def pad_batch(batch: Batch, batch_size: int) -> Batch:

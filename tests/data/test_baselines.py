@@ -15,7 +15,6 @@ def splits():
 
 
 def test_tfidf_topic(splits):
-  pytest.importorskip("sklearn")
   scores = baselines.tfidf_topic(splits)
   assert scores == {
     "validation": {"accuracy": 1.0},
@@ -24,7 +23,6 @@ def test_tfidf_topic(splits):
 
 
 def test_text_is_what_the_classifier_reads(splits):
-  pytest.importorskip("sklearn")
   # The same word for every article: no better than one topic of two.
   scores = baselines.tfidf_topic(splits, lambda article: "same")
   assert scores["test"]["accuracy"] == 0.5

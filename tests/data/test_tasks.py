@@ -5,6 +5,7 @@ import pytest
 import seqio
 
 from coda_jax.data import bbc, metrics, tasks, vocabularies
+from coda_jax.training import inputs as training_inputs
 
 LENGTHS = {"inputs": 32, "targets": 16}
 
@@ -20,14 +21,7 @@ def filepattern(tmp_path):
   return str(tmp_path / "*-{split}-*.txt")
 
 
-@pytest.fixture(autouse=True)
-def fresh_registry():
-  registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
-  before = [set(registry.names()) for registry in registries]
-  yield
-  for registry, names in zip(registries, before, strict=True):
-    for name in set(registry.names()) - names:
-      registry.remove(name)
+pytestmark = pytest.mark.usefixtures("fresh_registry")
 
 
 def examples(name, count=20, **kwargs):
@@ -110,6 +104,16 @@ def test_bad_filepatterns(tmp_path):
     tasks.span_corruption_task(str(tmp_path / "{split}.txt"))
 
 
+def test_no_text_at_all(tmp_path):
+  (tmp_path / "x-train-0.txt").write_text("")
+  name = tasks.span_corruption_task(str(tmp_path / "x-{split}-0.txt"))
+  batches = training_inputs.train_batches(
+    name, lengths=LENGTHS, batch_size=1, seed=0
+  )
+  with pytest.raises(ValueError, match="split 'train' of .* has no examples"):
+    next(batches)
+
+
 @pytest.fixture
 def articles(monkeypatch):
   found = [
@@ -167,9 +171,10 @@ def test_a_users_table(table):
     name="mine",
     inputs="which: {text}",
     targets="{label}",
-    metric_fns=[metrics.accuracy],
+    metric_fns=["rouge", metrics.accuracy],
   )
   task = seqio.TaskRegistry.get(name)
+  assert task.metric_fns == [metrics.rouge, metrics.accuracy]
   assert set(task.splits) == {"train", "validation"}
   assert task.num_input_examples("train") == 6
   (first, second) = task.get_dataset(
@@ -179,6 +184,17 @@ def test_a_users_table(table):
   assert vocabulary.decode(first["inputs"].tolist()) == "which: word0 is here"
   assert vocabulary.decode(second["targets"].tolist()) == "l1"
   assert second["targets"][-1] == vocabulary.eos_id
+
+
+def test_a_metric_that_does_not_exist(table):
+  with pytest.raises(ValueError, match="no metric 'acuracy': expected .*rouge"):
+    tasks.table_task(
+      table,
+      name="none",
+      inputs="{text}",
+      targets="{label}",
+      metric_fns=["acuracy"],
+    )
 
 
 def test_a_users_table_needs_training_rows(table, tmp_path):
