@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs `loop.train` with the bindings of the command line."""
   code = cli.run(loop.train, "python -m coda_jax.train", __doc__, argv)
   if code != 2:  # Bad input leaves no trace.
-    cli.write_config()
+    cli.write_config("MODEL_DIR")
   return code
 
 
