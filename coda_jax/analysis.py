@@ -10,7 +10,9 @@ import jax
 
 from coda_jax import params as params_lib
 from coda_jax.nn import router
+from coda_jax.t5 import decoding
 from coda_jax.t5.config import T5Config
+from coda_jax.t5.network import Transformer
 
 # Names of parts of a model; a parameter is of the first whose pattern matches
 # its path.
@@ -144,8 +146,8 @@ def _adapter_flops(config: T5Config, tokens: int) -> int:
 
 
 def paired_times(
-  functions: Mapping[str, Callable[[], Any]], repeats: int
-) -> dict[str, list[float]]:
+  functions: Mapping[Any, Callable[[], Any]], repeats: int
+) -> dict[Any, list[float]]:
   """Times alternatives in turn: A B C A B C ...
 
   A machine's speed drifts; alternatives timed in turn meet the same drift, so
@@ -163,7 +165,7 @@ def paired_times(
     raise ValueError(f"repeats={repeats}; expected 1 or more")
   for function in functions.values():
     jax.block_until_ready(function())
-  times: dict[str, list[float]] = {name: [] for name in functions}
+  times: dict[Any, list[float]] = {name: [] for name in functions}
   for _ in range(repeats):
     for name, function in functions.items():
       start = time.perf_counter()
@@ -173,10 +175,79 @@ def paired_times(
 
 
 def paired_medians(
-  functions: Mapping[str, Callable[[], Any]], repeats: int
-) -> dict[str, float]:
+  functions: Mapping[Any, Callable[[], Any]], repeats: int
+) -> dict[Any, float]:
   """The median of each alternative's `paired_times`, in milliseconds."""
   return {
     name: statistics.median(times)
     for name, times in paired_times(functions, repeats).items()
+  }
+
+
+def encoder_call(
+  model: Transformer, params: Any, tokens: jax.Array
+) -> Callable[[], jax.Array]:
+  """A call of the compiled encoder: int32 [batch, length] tokens, bound."""
+
+  @jax.jit
+  def encode(params, tokens):
+    return model.apply(
+      {"params": params}, tokens, enable_dropout=False, method="encode"
+    )
+
+  return lambda: encode(params, tokens)
+
+
+def inference_costs(
+  models: Mapping[Any, tuple[Transformer, Any]],
+  tokens: jax.Array,
+  *,
+  max_length: int,
+  repeats: int,
+  generate: Mapping[str, Any] | None = None,
+) -> dict[Any, dict[str, float]]:
+  """Times encoders and whole inference of several models on one batch.
+
+  All alternatives are timed in turn, see `paired_times`. Inference is
+  `decoding.generate`, which stops when the model has ended every answer.
+
+  Args:
+    models: {label: (model, params)}; the first is what others are compared
+      with.
+    tokens: int32 [batch, length].
+    max_length: most tokens to generate.
+    repeats: how often each is timed; the median counts.
+    generate: further arguments of `decoding.generate`.
+
+  Returns:
+    {label: {"encoder_flops", "encoder_ms", "inference_ms", "encoder_speedup",
+    "inference_speedup"}}; milliseconds a batch, FLOPs of the encoder for one
+    full sequence.
+  """
+  encoder_ms = paired_medians(
+    {
+      label: encoder_call(model, params, tokens)
+      for label, (model, params) in models.items()
+    },
+    repeats,
+  )
+  inference_ms = paired_medians(
+    {
+      label: lambda model=model, params=params: decoding.generate(
+        model, params, tokens, max_length=max_length, **(generate or {})
+      )
+      for label, (model, params) in models.items()
+    },
+    repeats,
+  )
+  base = next(iter(models))
+  return {
+    label: {
+      "encoder_flops": encoder_flops(model.config, tokens.shape[1]),
+      "encoder_ms": encoder_ms[label],
+      "inference_ms": inference_ms[label],
+      "encoder_speedup": encoder_ms[base] / encoder_ms[label],
+      "inference_speedup": inference_ms[base] / inference_ms[label],
+    }
+    for label, (model, _) in models.items()
   }

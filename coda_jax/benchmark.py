@@ -10,7 +10,6 @@ the arithmetic allows, share is how much of it was reached.
 import argparse
 import dataclasses
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from coda_jax import analysis, cli
+from coda_jax import analysis, cli, report
 from coda_jax.nn import config as nn_config
 from coda_jax.t5 import decoding
 from coda_jax.t5.config import CodaConfig, T5Config
@@ -47,20 +46,6 @@ def size_config(size: str, dtype: str = "float32") -> T5Config:
     [("DTYPE", repr(dtype)), ("DROPOUT_RATE", "0.0"), ("CODA", "None")],
   )
   return gin.get_configurable(T5Config)()
-
-
-def encoder_call(
-  model: Transformer, params: Any, tokens: jax.Array
-) -> Callable[[], jax.Array]:
-  """A call of the compiled encoder: int32 [batch, length] tokens, bound."""
-
-  @jax.jit
-  def encode(params, tokens):
-    return model.apply(
-      {"params": params}, tokens, enable_dropout=False, method="encode"
-    )
-
-  return lambda: encode(params, tokens)
 
 
 def generate_call(
@@ -125,7 +110,7 @@ def measure(
     model = Transformer(coda_config)
     flops[r] = analysis.encoder_flops(coda_config, length)
     if part == "encoder":
-      calls[r] = encoder_call(model, params, tokens)
+      calls[r] = analysis.encoder_call(model, params, tokens)
     else:
       calls[r] = generate_call(model, params, tokens, decode_length)
       flops[r] += analysis.decoder_flops(coda_config, length, decode_length)
@@ -176,17 +161,6 @@ def _random_params(model: Transformer, part: str) -> dict[str, Any]:
 def _quartiles(times: Sequence[float]) -> tuple[float, float, float]:
   low, median, high = np.quantile(np.asarray(times), [0.25, 0.5, 0.75])
   return float(low), float(median), float(high)
-
-
-def environment() -> dict[str, Any]:
-  """What the times depend on: versions and the device."""
-  return {
-    "jax": jax.__version__,
-    "device": jax.devices()[0].device_kind,
-    "cpu_cores": len(os.sched_getaffinity(0))
-    if hasattr(os, "sched_getaffinity")
-    else os.cpu_count(),
-  }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -247,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   except ValueError as error:
     parser.error(str(error))
-  found = environment()
+  found = report.environment()
   print(
     f"{arguments.part}, T5 {arguments.size}, {arguments.batch} x "
     f"{arguments.length} tokens, {arguments.dtype}, {found}"

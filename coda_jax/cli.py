@@ -172,7 +172,9 @@ def quote(value: str) -> str:
   `--gin.MODEL_DIR=runs/tiny` is then as good as
   `--gin.MODEL_DIR="'runs/tiny'"`. No other value of gin's begins like that.
   """
-  word = re.fullmatch(r"([A-Za-z/~]|\.{1,2}/|\{[A-Za-z_]\w*\})[^'\"\n]*", value)
+  word = re.fullmatch(
+    r"-|([A-Za-z/~]|\.{1,2}/|\{[A-Za-z_]\w*\})[^'\"\n]*", value
+  )
   if word and value not in ("True", "False", "None"):
     return repr(value)
   return value
@@ -217,14 +219,19 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
   if not bound:
     raise ValueError(
       f"the gin files bind no parameter of {function.__module__}."
-      f"{function.__qualname__}; add a file of runs/, such as runs/finetune.gin"
+      f"{function.__qualname__}; add the file of runs/ for it, such as "
+      "runs/finetune.gin for training"
     )
   return gin.get_configurable(function)
 
 
-def write_config() -> None:
-  """Writes `MODEL_DIR/config.gin`, which describes the run by itself."""
-  folder = Path(gin.query_parameter("MODEL_DIR/gin.macro.value"))
+def write_config(macro: str) -> None:
+  """Writes `config.gin`, which describes the run by itself.
+
+  Args:
+    macro: the one whose value is the run's folder, such as "MODEL_DIR".
+  """
+  folder = Path(gin.query_parameter(f"{macro}/gin.macro.value"))
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "config.gin").write_text(gin.config_str())
 

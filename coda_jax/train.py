@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv[argv.index("--dry_run")] = "--gin.loop.train.dry_run=True"
   code = cli.run(loop.train, "python -m coda_jax.train", __doc__, argv)
   if code != 2 and not dry_run:  # Bad input leaves no trace.
-    cli.write_config()
+    cli.write_config("MODEL_DIR")
   return code
 
 

@@ -131,3 +131,43 @@ def test_alternatives_are_timed_in_turn():
   assert analysis.paired_medians(functions, 1).keys() == {"a", "b"}
   with pytest.raises(ValueError, match="repeats=0"):
     analysis.paired_times(functions, 0)
+
+
+def test_inference_costs_compare_with_the_first(monkeypatch):
+  tokens = testing.token_batch(48)["encoder_input_tokens"]
+  models = {}
+  for reduction in (1.0, 3.0):
+    config = testing.tiny_config(coda=CodaConfig(reduction=reduction))
+    model = Transformer(config)
+    models[config] = (model, testing.random_params(model))
+  called = []
+  milliseconds = iter([[8.0, 2.0], [30.0, 10.0]])
+
+  def paired_medians(functions, repeats):
+    assert repeats == 4
+    called.extend(jax.block_until_ready(f()) for f in functions.values())
+    return dict(zip(functions, next(milliseconds), strict=True))
+
+  monkeypatch.setattr(analysis, "paired_medians", paired_medians)
+  costs = analysis.inference_costs(
+    models, tokens, max_length=3, repeats=4, generate={"eos_id": -1}
+  )
+  dense, routed = models
+  assert list(costs) == [dense, routed]
+  assert costs[dense]["encoder_speedup"] == 1
+  assert costs[routed] == {
+    "encoder_flops": analysis.encoder_flops(routed, tokens.shape[1]),
+    "encoder_ms": 2.0,
+    "inference_ms": 10.0,
+    "encoder_speedup": 4.0,
+    "inference_speedup": 3.0,
+  }
+  # What was timed is each model's own encoder, then its own answers.
+  for (model, params), encoded, decoded in zip(
+    models.values(), called[:2], called[2:], strict=True
+  ):
+    expected = model.apply(
+      {"params": params}, tokens, enable_dropout=False, method="encode"
+    )
+    np.testing.assert_allclose(encoded, expected, rtol=1e-4, atol=1e-5)
+    assert decoded.tokens.shape == (2, 3) and (decoded.tokens > 0).all()

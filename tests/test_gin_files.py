@@ -1,5 +1,6 @@
 """Builds what every gin file describes."""
 
+import inspect
 import re
 
 import gin
@@ -9,6 +10,7 @@ import pytest
 
 from coda_jax import cli, params
 from coda_jax.checkpoints import initialise
+from coda_jax.inference import evaluate, predict, sources
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
 
@@ -31,6 +33,7 @@ TASKS = {
   "squad",
   "super_glue",
   "table",
+  "text",
   "tiny_pretraining",
   "xsum",
 }
@@ -62,10 +65,10 @@ SIZES = {
 }
 
 
-def parse(*files, **macros):
+def parse(*files, function=loop.train, **macros):
   bindings = [(name, repr(value)) for name, value in macros.items()]
   cli.parse_gin([f"{file}.gin" for file in files], bindings)
-  return gin.get_bindings(loop.train)
+  return gin.get_bindings(function)
 
 
 def stack(model="t5_1_1", size="tiny", method="full", run="finetune", **macros):
@@ -95,7 +98,7 @@ def test_every_file_of_the_axes_is_built_here():
   assert names("models/") == {model for model, _ in SIZES}
   assert names("sizes/") == {size for _, size in SIZES}
   assert names("methods/") == set(METHODS)
-  assert names("runs/") >= set(RUNS)
+  assert names("runs/") == {*RUNS, "train", "eval", "infer"}
   assert names("tasks/") == TASKS
 
 
@@ -177,6 +180,54 @@ def test_runs(run):
   assert everything == (run != "finetune")
   assert (bound["initial_checkpoint_path"] is None) == (run == "pretrain")
   assert bound["predict"] == (run == "finetune")
+
+
+# A task's name, so that no data are needed.
+TASK = {
+  "MIXTURE_OR_TASK_NAME": "x",
+  "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": 8},
+  "CHECKPOINT_PATH": "model",
+}
+
+
+def test_evaluation():
+  bound = parse(
+    "runs/eval",
+    function=evaluate.evaluate,
+    EVAL_OUTPUT_DIR="out",
+    REDUCTIONS=(1, 3),
+    **TASK,
+  )
+  parameters = inspect.signature(evaluate.evaluate).parameters
+  assert set(bound) == set(parameters)
+  assert bound["reductions"] == (1, 3) and bound["checkpoint_path"] == "model"
+
+
+def test_inference_of_a_task():
+  bound = parse(
+    "runs/infer", function=predict.infer, INFER_OUTPUT_DIR="out", **TASK
+  )
+  parameters = inspect.signature(predict.infer).parameters
+  # The window is no macro; texts are bound by tasks/text.gin.
+  assert set(bound) == set(parameters) - {"text", "window"}
+
+
+@pytest.mark.parametrize("text_first", [True, False])
+def test_inference_of_texts(text_first):
+  task = {name: TASK[name] for name in TASK if name != "MIXTURE_OR_TASK_NAME"}
+  files = ["tasks/text", "runs/infer"]
+  bound = parse(
+    *(files if text_first else reversed(files)),
+    function=predict.infer,
+    INFER_OUTPUT_DIR="-",
+    INPUT_PATH="-",
+    VOCABULARY="byt5",
+    **task,
+  )
+  assert bound["mixture_or_task_name"] is None
+  assert isinstance(bound["text"], sources.Text)
+  assert bound["text"].path == bound["infer_output_dir"] == "-"
+  assert bound["text"].vocabulary.vocab_size == 259
 
 
 def test_order_of_axes_does_not_matter():

@@ -172,6 +172,8 @@ def test_divergence_and_the_traceback_on_request(tmp_path, capsys, monkeypatch):
     ("./x-{split}.txt", "'./x-{split}.txt'"),
     ("/a b", "'/a b'"),
     ("word", "'word'"),
+    ("-", "'-'"),
+    ("-1", "-1"),
     ("{label} it", "'{label} it'"),
     ("{'a': 1}", "{'a': 1}"),
     ("True", "True"),

@@ -109,7 +109,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: it is not there.
-    ValueError: it is not JSON.
+    ValueError: it is not JSON, or of another library's adapter.
   """
   file = pathlib.Path(path) / CONFIG_FILE
   if not file.exists():
@@ -117,7 +117,13 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
       f"{file} is not there; expected an adapter folder, with "
       f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
-  return state.read_json(file)
+  fields = state.read_json(file)
+  if fields.get("peft_type") != "CODA":
+    raise ValueError(
+      f"{file} says peft_type {fields.get('peft_type')!r}; expected 'CODA', as "
+      "coda_jax.save_adapter writes it"
+    )
+  return fields
 
 
 def read_trained(

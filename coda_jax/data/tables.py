@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 Row = Mapping[str, Any]
 
 
+# (where, row), or (where, what is wrong) in place of a bad row.
+Rows = Iterator[tuple[str, Row | str]]
+
+
 class BadRow(NamedTuple):
   """A row that can't be used.
 
@@ -107,8 +111,15 @@ def read(
     (input, target), or a `BadRow` in place of a row that can't be read or
     lacks a column.
   """
+  return fill(_READERS[_ending(path)](path), inputs=inputs, targets=targets)
+
+
+def fill(
+  rows: Rows, *, inputs: str, targets: str
+) -> Iterator[tuple[str, str] | BadRow]:
+  """Fills the templates with each row; see `read`."""
   columns = sorted({*template_columns(inputs), *template_columns(targets)})
-  for where, row in _READERS[_ending(path)](path):
+  for where, row in rows:
     why = row if isinstance(row, str) else _missing(row, columns)
     if why:
       yield BadRow(where, why)
@@ -150,19 +161,15 @@ def _ending(path: str) -> str:
   return os.path.splitext(path)[1].lower()
 
 
-# Each yields (where, row), or (where, what is wrong) in place of a bad row.
-_Rows = Iterator[tuple[str, Row | str]]
-
-
-def _read_csv(path: str) -> _Rows:
+def _read_csv(path: str) -> Rows:
   return _delimited(path, delimiter=",", strict=True)
 
 
-def _read_tsv(path: str) -> _Rows:
+def _read_tsv(path: str) -> Rows:
   return _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _delimited(path: str, **dialect: Any) -> _Rows:
+def _delimited(path: str, **dialect: Any) -> Rows:
   with open(path, encoding="utf-8-sig", errors="strict", newline="") as file:
     reader = csv.reader(file, **dialect)
     header = None
@@ -188,21 +195,40 @@ def _delimited(path: str, **dialect: Any) -> _Rows:
         yield where, dict(zip(header, fields, strict=True))
 
 
-def _read_json_lines(path: str) -> _Rows:
+def json_lines(lines: Iterable[bytes], name: str) -> Rows:
+  """The rows of JSON lines; `name` is for messages, blank lines are none."""
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    where = f"{name}, line {number}"
+    try:
+      row = json.loads(line)
+      if b"\\u" in line:  # Half of a surrogate pair is no text.
+        json.dumps(row, ensure_ascii=False).encode()
+    except ValueError as error:  # of the encoding too
+      yield where, f"not JSON in UTF-8: {error}"
+      continue
+    yield where, row if isinstance(row, dict) else "not a JSON object"
+
+
+def text_lines(lines: Iterable[bytes], name: str) -> Rows:
+  """Plain text: every line is a row with the one column `text`."""
+  for number, line in enumerate(lines, 1):
+    where = f"{name}, line {number}"
+    try:
+      text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+      yield where, f"not UTF-8: {error}"
+      continue
+    yield where, {"text": text.rstrip("\r\n")}
+
+
+def _read_json_lines(path: str) -> Rows:
   with open(path, "rb") as file:
-    for number, line in enumerate(file, 1):
-      if not line.strip():
-        continue
-      where = f"{path}, line {number}"
-      try:
-        row = json.loads(line)
-      except ValueError as error:  # of the encoding too
-        yield where, f"not JSON in UTF-8: {error}"
-        continue
-      yield where, row if isinstance(row, dict) else "not a JSON object"
+    yield from json_lines(file, path)
 
 
-def _read_parquet(path: str) -> _Rows:
+def _read_parquet(path: str) -> Rows:
   try:
     from pyarrow import ArrowInvalid, parquet
   except ModuleNotFoundError as error:

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from coda_jax import analysis
 from coda_jax.quickstart.runs import LENGTHS, Result
-from coda_jax.t5 import decoding
 
 
 def costs(
@@ -26,32 +24,18 @@ def costs(
     {label: fields of results.json}. Times are milliseconds a batch, FLOPs are
     of the encoder for one full sequence.
   """
-  encoders, generators = {}, {}
-  for label, result in results.items():
-    encode = jax.jit(
-      lambda params, tokens, model=result.model: model.apply(
-        {"params": params}, tokens, enable_dropout=False, method=model.encode
-      )
-    )
-    encoders[label] = lambda r=result, f=encode: f(r.params, tokens)
-    generators[label] = lambda r=result: decoding.generate(
-      r.model, r.params, tokens, max_length=LENGTHS["topic"]["targets"]
-    )
-  encoder_ms = analysis.paired_medians(encoders, repeats)
-  inference_ms = analysis.paired_medians(generators, repeats)
-  base = next(iter(results))
+  found = analysis.inference_costs(
+    {label: (result.model, result.params) for label, result in results.items()},
+    tokens,
+    max_length=LENGTHS["topic"]["targets"],
+    repeats=repeats,
+  )
   return {
     label: {
-      "trained_share": analysis.trained_share(result.params),
-      "encoder_flops": analysis.encoder_flops(
-        result.model.config, tokens.shape[1]
-      ),
-      "encoder_ms": encoder_ms[label],
-      "inference_ms": inference_ms[label],
-      "encoder_speedup": encoder_ms[base] / encoder_ms[label],
-      "inference_speedup": inference_ms[base] / inference_ms[label],
+      "trained_share": analysis.trained_share(results[label].params),
+      **cost,
     }
-    for label, result in results.items()
+    for label, cost in found.items()
   }
 
 

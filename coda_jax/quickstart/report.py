@@ -1,15 +1,11 @@
 """The quickstart's table, results.json and plot."""
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from coda_jax.training.logging import format_table
+from coda_jax import report
 
 Row = Mapping[str, Any]
 
@@ -29,15 +25,7 @@ _COLUMNS = (
 
 def table(rows: Sequence[Row]) -> str:
   """The rows in columns; a field that a row lacks is a dash."""
-  lines = [tuple(name for name, _, _ in _COLUMNS)]
-  for row in rows:
-    lines.append(
-      tuple(
-        form.format(row[field]) if row.get(field) is not None else "-"
-        for _, field, form in _COLUMNS
-      )
-    )
-  return format_table(lines)
+  return report.table(_COLUMNS, rows)
 
 
 def write_json(
@@ -47,51 +35,24 @@ def write_json(
   content = {
     "rows": list(rows),
     "baselines": list(baselines),
-    "environment": {
-      "python": platform.python_version(),
-      "jax": metadata.version("jax"),
-      "flax": metadata.version("flax"),
-      "platform": jax.default_backend(),
-      "machine": platform.machine(),
-    },
+    "environment": report.environment(),
   }
   path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def plot(path: Path, rows: Sequence[Row], baselines: Sequence[Row]) -> None:
   """Draws test accuracy on topics against the encoder's speed-up."""
-  import matplotlib as mpl
-
-  mpl.use("Agg")
-  import matplotlib.pyplot as plt
-
-  figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-  axes.plot(
-    [row["encoder_speedup"] for row in rows],
-    [100 * row["test_accuracy"] for row in rows],
-    marker="o",
-    color="tab:blue",
+  points = [
+    report.Point(
+      row["label"], row["encoder_speedup"], 100 * row["test_accuracy"]
+    )
+    for row in rows
+  ]
+  report.plot(
+    path,
+    {"": points},
+    xlabel="speed-up of the encoder over P-Adapter",
+    ylabel="BBC topic, test accuracy (%)",
+    references={b["label"]: 100 * b["test_accuracy"] for b in baselines},
+    ylim=(0, 100),
   )
-  for row in rows:
-    axes.annotate(
-      row["label"],
-      (row["encoder_speedup"], 100 * row["test_accuracy"]),
-      xytext=(0, 8),
-      textcoords="offset points",
-      ha="center",
-    )
-  for row, style in zip(baselines, ("--", ":"), strict=False):
-    axes.axhline(
-      100 * row["test_accuracy"],
-      linestyle=style,
-      color="tab:gray",
-      label=row["label"],
-    )
-  axes.set_xlabel("speed-up of the encoder over P-Adapter")
-  axes.set_ylabel("BBC topic, test accuracy (%)")
-  axes.margins(x=0.2)
-  axes.set_ylim(0, 100)
-  axes.grid(alpha=0.3)
-  axes.legend(loc="lower left", fontsize="small")
-  figure.savefig(path, dpi=150)
-  plt.close(figure)

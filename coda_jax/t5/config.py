@@ -73,6 +73,30 @@ class T5Config:
     """r of encoder layer number `layer`; 1 is dense."""
     return self.coda.layer_reduction(layer) if self.coda else 1.0
 
+  def with_reduction(self, reduction: float) -> "T5Config":
+    """The same model at another r, in every encoder layer that routes.
+
+    At 1 no token is left out, and the routers are not used: the dense model
+    beside its adapters.
+
+    Raises:
+      ValueError: no layer routes, or r is below 1.
+    """
+    if not self.is_routed:
+      raise ValueError(
+        f"r = {reduction:g} was asked of a model that does not route tokens; "
+        "only one of the method coda or coda_lora can run at another r"
+      )
+    dense = [
+      (i, 1.0)
+      for i in range(self.num_encoder_layers)
+      if self.layer_reduction(i) == 1
+    ]
+    coda = dataclasses.replace(
+      self.coda, reduction=reduction, layer_reductions=tuple(dense)
+    )
+    return dataclasses.replace(self, coda=coda)
+
   @property
   def is_routed(self) -> bool:
     """Whether any encoder layer routes."""

@@ -1,6 +1,7 @@
 """Loss, routing statistics and a task's own metrics on a split."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -51,13 +52,38 @@ class Evaluation:
     self._generate = dict(generate or {})
     self._evaluator = self._make_evaluator() if predict else None
 
+  def for_model(self, model: nn.Module) -> "Evaluation":
+    """The same evaluation of another model; the targets are shared."""
+    other = copy.copy(self)
+    other._model = model
+    other._step = steps.make_eval_step(model)
+    return other
+
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns `loss` and `token_accuracy`, `routing/...`, metrics.
 
     The metrics of a task are under their own names, or `TASK/name` if a
     mixture has several tasks.
     """
-    return {**self._losses(params), **self._task_metrics(params)}
+    return self._measure(params)[0]
+
+  def with_predictions(
+    self, params: Any
+  ) -> tuple[dict[str, float], dict[str, list[dict[str, str]]]]:
+    """Returns what a call does, and what the metrics were computed from.
+
+    That is {task: [{"input", "target", "prediction"}]}, texts in the order of
+    the split, for each task that has metrics.
+    """
+    metrics, outputs = self._measure(params)
+    return metrics, {
+      task: list(self._texts(task, tokens)) for task, tokens in outputs.items()
+    }
+
+  def _measure(self, params):
+    losses = self._losses(params)
+    metrics, outputs = self._task_metrics(params)
+    return {**losses, **metrics}, outputs
 
   def _losses(self, params) -> dict[str, float]:
     batches = inputs.eval_batches(
@@ -98,20 +124,37 @@ class Evaluation:
         async_compute_metrics=False,
       )
 
-  def _task_metrics(self, params) -> dict[str, float]:
+  def _task_metrics(self, params):
+    """Metrics, and {task: tokens of each prediction}."""
     if self._evaluator is None or not self._evaluator.eval_tasks:
-      return {}
-    metrics, _ = self._evaluator.evaluate(
+      return {}, {}
+    from seqio import metrics as seqio_metrics
+
+    metrics, outputs = self._evaluator.evaluate(
       compute_metrics=True, predict_fn=self._predict_fn(params)
     )
     several = len(metrics.result()) > 1
-    return {
+    named = {
       f"{task}/{name}" if several else name: float(
         getattr(value, "value", value)
       )
       for task, values in metrics.result().items()
       for name, value in values.items()
     }
+    kind = seqio_metrics.ModelOutputType.PREDICTION
+    return named, {task: output[kind] for task, output in outputs.items()}
+
+  def _texts(self, task: str, predicted: list) -> Iterator[dict[str, str]]:
+    import seqio
+
+    features = seqio.get_mixture_or_task(task).output_features
+    examples = self._evaluator.cached_task_datasets[task].as_numpy_iterator()
+    for example, tokens in zip(examples, predicted, strict=True):
+      yield {
+        "input": inputs.text_of(example, "inputs", features),
+        "target": inputs.text_of(example, "targets", features),
+        "prediction": features["targets"].vocabulary.decode(tokens),
+      }
 
   def _predict_fn(self, params) -> Callable[[Any], list]:
     """A function from an enumerated dataset to (index, tokens) pairs."""

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,20 @@ def check_task(name: str, lengths: Mapping[str, int], vocab_size: int) -> None:
       f"no seqio task or mixture {name!r} is registered; known are "
       f"{sorted(known)}; import the module that adds it in a gin file"
     )
+  check_lengths(lengths)
   features = seqio.get_mixture_or_task(name).output_features
+  for feature in ("inputs", "targets"):
+    check_vocabulary(
+      features[feature].vocabulary, vocab_size, f"{feature!r} of {name!r}"
+    )
+
+
+def check_lengths(lengths: Mapping[str, int]) -> None:
+  """Checks that inputs and targets both have a length.
+
+  Raises:
+    ValueError: naming the one that has not.
+  """
   for feature in ("inputs", "targets"):
     length = lengths.get(feature)
     if not isinstance(length, int) or length < 1:
@@ -35,13 +49,25 @@ def check_task(name: str, lengths: Mapping[str, int], vocab_size: int) -> None:
         f"TASK_FEATURE_LENGTHS={dict(lengths)} has {length} for {feature!r}; "
         "expected a positive whole number"
       )
-    size = features[feature].vocabulary.vocab_size
-    if size > vocab_size:
-      raise ValueError(
-        f"the vocabulary of {name!r} has {size} tokens for {feature!r}, the "
-        f"model only {vocab_size}; set VOCABULARY to the one that the model "
-        "was made with, or T5Config.vocab_size of a new model"
-      )
+
+
+def check_vocabulary(vocabulary: Any, vocab_size: int, what: str) -> None:
+  """Checks that a model has an embedding for every token.
+
+  Args:
+    vocabulary: seqio's.
+    vocab_size: rows of the model's embedding.
+    what: is in that vocabulary, for the message.
+
+  Raises:
+    ValueError: it has not.
+  """
+  if vocabulary.vocab_size > vocab_size:
+    raise ValueError(
+      f"the vocabulary for {what} has {vocabulary.vocab_size} tokens, the "
+      f"model only {vocab_size}; set VOCABULARY to the one that the model was "
+      "made with, or T5Config.vocab_size of a new model"
+    )
 
 
 def splits(name: str) -> tuple[str, ...]:
@@ -59,6 +85,18 @@ def num_examples(name: str, split: str) -> int | None:
   if isinstance(found, seqio.Mixture):
     return None  # its tasks are repeated in proportions of their own
   return found.num_input_examples(split)
+
+
+def check_split(name: str, split: str) -> None:
+  """Checks that the task or mixture has the split.
+
+  Raises:
+    ValueError: naming the splits that it has.
+  """
+  if split not in splits(name):
+    raise ValueError(
+      f"{name!r} has no split {split!r}; choose one of {list(splits(name))}"
+    )
 
 
 def train_batches(
@@ -134,6 +172,41 @@ def readable(name: str, split: str) -> Iterator[None]:
       f"split {split!r} of {name!r} can't be read: {reason}; if a file is"
       " damaged, prepare the data again"
     ) from error
+
+
+def task_examples(
+  name: str, split: str, lengths: Mapping[str, int]
+) -> Iterator[dict[str, np.ndarray]]:
+  """The examples of one task in the file's order, cut to the lengths.
+
+  Yields:
+    {"inputs", "targets"}, tokens without padding, and whatever else the task's
+    preprocessors leave, such as "inputs_pretokenized".
+  """
+  import seqio
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], "GPU")
+  dataset = seqio.get_mixture_or_task(name).get_dataset(
+    sequence_length=dict(lengths), split=split, shuffle=False, num_epochs=1
+  )
+  return dataset.as_numpy_iterator()
+
+
+def text_of(
+  example: Mapping[str, np.ndarray], feature: str, features: Mapping[str, Any]
+) -> str:
+  """What a feature of an example reads: as it was, or decoded.
+
+  Args:
+    example: as `task_examples` yields.
+    feature: "inputs" or "targets".
+    features: the task's `output_features`.
+  """
+  text = example.get(f"{feature}_pretokenized")
+  if isinstance(text, bytes):
+    return text.decode()
+  return features[feature].vocabulary.decode(example[feature].tolist())
 
 
 def pad_batch(batch: Batch, batch_size: int) -> Batch:

@@ -118,3 +118,19 @@ def test_bad_lora_config():
     coda = CodaConfig(lora=LoraConfig(targets=("query", target)))
     with pytest.raises(ValueError, match=f"'{target}'; this model's.*wi_0"):
       testing.tiny_config(coda=coda)
+
+
+def test_another_reduction_leaves_dense_layers_dense():
+  coda = CodaConfig(reduction=3, layer_reductions=((0, 1), (2, 5)))
+  config = testing.tiny_config(coda=coda)
+  other = config.with_reduction(2)
+  reductions = [other.layer_reduction(i) for i in range(4)]
+  assert reductions == [1, 2, 2, 2]
+  assert dataclasses.replace(other, coda=coda) == config
+  assert not config.with_reduction(1).is_routed
+
+
+@pytest.mark.parametrize("coda", [None, CodaConfig(reduction=1)])
+def test_another_reduction_of_what_does_not_route(coda):
+  with pytest.raises(ValueError, match="r = 2 was asked of a model that does"):
+    testing.tiny_config(coda=coda).with_reduction(2)

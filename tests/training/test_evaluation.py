@@ -3,6 +3,7 @@ import numpy as np
 import seqio
 
 from coda_jax import testing
+from coda_jax.nn.config import CodaConfig
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
 from coda_jax.training import evaluation
@@ -75,3 +76,42 @@ def test_metric_counts_right_answers(task, monkeypatch):
   firsts = [int(e["inputs"][0]) for e in dataset.take(6).as_numpy_iterator()]
   assert 0 < firsts.count(3) < 6
   np.testing.assert_allclose(results["exact"], 100 * (6 - firsts.count(3)) / 6)
+
+
+def test_predictions_are_what_the_metrics_saw(task):
+  model = Transformer(testing.tiny_config())
+  params = testing.random_params(model)
+  measure = evaluation.Evaluation(
+    model,
+    task,
+    split="validation",
+    task_feature_lengths=LENGTHS,
+    batch_size=4,
+  )
+  metrics, predictions = measure.with_predictions(params)
+  assert metrics == measure(params)
+  (texts,) = predictions.values()
+  examples = seqio.get_mixture_or_task(task).get_dataset(
+    LENGTHS, "validation", shuffle=False
+  )
+  examples = list(examples.as_numpy_iterator())
+  assert list(predictions) == [task] and len(texts) == len(examples) == 7
+  for text, example in zip(texts, examples, strict=True):
+    tokens = np.zeros((1, 8), np.int32)
+    tokens[0, : len(example["inputs"])] = example["inputs"]
+    decoded = decoding.generate(model, params, tokens, max_length=3)
+    assert text["input"] == example["inputs"].tolist()
+    assert text["target"] == example["targets"].tolist()
+    end = 1 + [*decoded.tokens[0].tolist(), 1].index(1)
+    assert text["prediction"] == decoded.tokens[0].tolist()[:end]
+
+
+def test_for_another_model(task):
+  model = Transformer(testing.tiny_config())
+  other = Transformer(testing.tiny_config(coda=CodaConfig(reduction=2)))
+  params = testing.random_params(other)
+  kwargs = {"split": "validation", "task_feature_lengths": LENGTHS}
+  measure = evaluation.Evaluation(model, task, batch_size=4, **kwargs)
+  alone = evaluation.Evaluation(other, task, batch_size=4, **kwargs)
+  assert measure.for_model(other)(params) == alone(params)
+  assert measure(params)["loss"] != alone(params)["loss"]

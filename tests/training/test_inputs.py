@@ -46,10 +46,26 @@ def test_eval_batches_cover_the_split_and_fill_up_with_padding(task):
     ("toi", LENGTHS, 48, "no seqio task or mixture 'toi'.*'toy'"),
     ("toy", {"inputs": 8}, 48, "has None for 'targets'; expected a positive"),
     ("toy", {"inputs": 0, "targets": 1}, 48, "has 0 for 'inputs'"),
-    ("toy", LENGTHS, 47, "'toy' has 48 tokens for 'inputs', the model only 47"),
+    ("toy", LENGTHS, 47, "'inputs' of 'toy' has 48 tokens, the model only 47"),
   ],
 )
 def test_task_that_does_not_fit(task, name, lengths, vocab_size, message):
   inputs.check_task(task, LENGTHS, 48)
   with pytest.raises(ValueError, match=message):
     inputs.check_task(name, lengths, vocab_size)
+
+
+def test_no_such_split(task):
+  inputs.check_split(task, "validation")
+  with pytest.raises(ValueError, match=r"no split 'test'; choose one of \['tr"):
+    inputs.check_split(task, "test")
+
+
+def test_task_examples_are_the_tasks_own_cut(task):
+  found = list(inputs.task_examples(task, "validation", LENGTHS))
+  whole = list(inputs.task_examples(task, "validation", {"inputs": 3}))
+  assert len(found) == len(whole) == 7
+  for example, cut in zip(found, whole, strict=True):
+    assert example["inputs"][-1] == cut["inputs"][-1] == 1
+    assert cut["inputs"][:-1].tolist() == example["inputs"][:2].tolist()
+    assert example["targets"].tolist() == [example["inputs"][0], 1]

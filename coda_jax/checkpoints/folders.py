@@ -1,0 +1,137 @@
+"""One checkpoint or a folder of them, models and adapters alike."""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import adapter, formats, t5x, tensors
+from coda_jax.checkpoints.pretrained import load_pretrained
+from coda_jax.t5.network import Transformer
+
+
+def is_adapter(path: str | os.PathLike[str]) -> bool:
+  """Whether a folder holds what `save_adapter` writes."""
+  return (t5x.path_of(path) / adapter.CONFIG_FILE).exists()
+
+
+def find(path: str | os.PathLike[str]) -> list[str]:
+  """The checkpoints at `path`: itself, or else its subfolders that hold one.
+
+  Args:
+    path: a model's folder of any format, an adapter's, a name in
+      `formats.SHIPPED`, or a folder of such folders.
+
+  Returns:
+    Their paths, in natural order: checkpoint_900 before checkpoint_1000.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  if _holds_checkpoint(path):
+    return [os.fspath(path)]
+  folder = t5x.path_of(path)
+  children = folder.iterdir() if folder.is_dir() else ()
+  found = [
+    os.fspath(child)
+    for child in children
+    if child.is_dir()
+    and not child.name.startswith(".")
+    and _holds_checkpoint(child)
+  ]
+  if not found:
+    raise FileNotFoundError(
+      f"{path} holds no checkpoint, and none of its subfolders does; expected "
+      "a model's folder (of coda_jax, Hugging Face or t5x), an adapter's, a "
+      f"folder of such folders, or one of {formats.SHIPPED}"
+    )
+  return sorted(found, key=_natural)
+
+
+def check(
+  paths: Sequence[str], backbone_path: str | os.PathLike[str] | None
+) -> None:
+  """Opens every checkpoint, so that a damaged one is found before the work.
+
+  Args:
+    paths: as `find` returns.
+    backbone_path: the pretrained model that adapters go on.
+
+  Raises:
+    FileNotFoundError, ValueError: a file is missing, cut off or of no known
+      format, or there is no backbone for an adapter.
+  """
+  for path in paths:
+    if not is_adapter(path):
+      formats.read(path)
+      continue
+    adapter.read_config(path)
+    tensors.read(pathlib.Path(path) / adapter.WEIGHTS_FILE)
+    if backbone_path is None:
+      raise ValueError(
+        f"{path} is an adapter, without its backbone; set "
+        "INITIAL_CHECKPOINT_PATH to the pretrained model that it was trained on"
+      )
+  if backbone_path is not None:
+    formats.read(backbone_path)
+
+
+def load_each(
+  paths: Sequence[str],
+  backbone_path: str | os.PathLike[str] | None,
+  *,
+  dtype: Any = "float32",
+) -> Iterator[tuple[str, Transformer, dict[str, Any]]]:
+  """Loads checkpoints one after the other.
+
+  The backbone of adapters is read and hashed once, and shared by all of them.
+
+  Args:
+    paths: as `find` returns.
+    backbone_path: the pretrained model that adapters go on, or None.
+    dtype: of the computation, float32 or bfloat16.
+
+  Yields:
+    (path, model, params).
+
+  Raises:
+    FileNotFoundError, ValueError: as `check`; an adapter of another backbone.
+  """
+  check(paths, backbone_path)
+  backbone = None
+  for path in paths:
+    if not is_adapter(path):
+      yield path, *load_pretrained(path, dtype=dtype)
+      continue
+    if backbone is None:
+      base, params = load_pretrained(backbone_path, dtype=dtype)
+      fingerprint = adapter.backbone_fingerprint(params)
+      _, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
+      backbone = base, frozen, fingerprint
+    base, frozen, fingerprint = backbone
+    model, trained = adapter.read_trained(
+      path, adapter.read_config(path), base, fingerprint
+    )
+    yield path, model, params_lib.merge(trained, frozen)
+
+
+def _holds_checkpoint(path: str | os.PathLike[str]) -> bool:
+  if is_adapter(path):
+    return True
+  try:
+    formats.detect(path)
+  except FileNotFoundError:
+    return False
+  except ValueError:
+    return True  # A damaged one; reading it says what is wrong.
+  return True
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+  name = path.rstrip("/").rsplit("/", 1)[-1]
+  return [
+    (int(part), "") if part.isdigit() else (-1, part)
+    for part in re.split(r"(\d+)", name)
+  ]

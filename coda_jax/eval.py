@@ -1,0 +1,26 @@
+"""Evaluates checkpoints on a task, and times them: accuracy against speed.
+
+python -m coda_jax.eval --gin_file=tasks/bbc_topic.gin \
+  --gin_file=runs/eval.gin --gin.VOCABULARY=tiny \
+  --gin.CHECKPOINT_PATH=runs/topic/adapter \
+  --gin.INITIAL_CHECKPOINT_PATH=tiny_coda --gin.REDUCTIONS='(1, 2, 3, 5, 8)' \
+  --gin.EVAL_OUTPUT_DIR=runs/topic_eval
+"""
+
+import sys
+from collections.abc import Sequence
+
+from coda_jax import cli
+from coda_jax.inference import evaluate
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs `evaluate.evaluate` with the bindings of the command line."""
+  code = cli.run(evaluate.evaluate, "python -m coda_jax.eval", __doc__, argv)
+  if code != 2:  # Bad input leaves no trace.
+    cli.write_config("EVAL_OUTPUT_DIR")
+  return code
+
+
+if __name__ == "__main__":
+  sys.exit(main())

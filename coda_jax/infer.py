@@ -1,0 +1,27 @@
+"""Answers the inputs of a task, a file or standard input.
+
+python -m coda_jax.infer --gin_file=tasks/text.gin --gin_file=runs/infer.gin \
+  --gin.INPUT_PATH=articles.txt --gin.INPUT_TEMPLATE='topic: {text}' \
+  --gin.VOCABULARY=tiny \
+  --gin.TASK_FEATURE_LENGTHS="{'inputs': 256, 'targets': 8}" \
+  --gin.CHECKPOINT_PATH=runs/topic/adapter \
+  --gin.INITIAL_CHECKPOINT_PATH=tiny_coda --gin.INFER_OUTPUT_DIR=runs/answers
+
+The same command goes on where a killed one stopped. INFER_OUTPUT_DIR=- writes
+to standard output, and INPUT_PATH=- reads standard input.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from coda_jax import cli
+from coda_jax.inference import predict
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs `predict.infer` with the bindings of the command line."""
+  return cli.run(predict.infer, "python -m coda_jax.infer", __doc__, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""Checkpoints at work: what they reach at which speed, and their answers."""

@@ -1,0 +1,248 @@
+"""Accuracy and speed of checkpoints, each at one r or at several."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from coda_jax import analysis, report
+from coda_jax.checkpoints import folders, state
+from coda_jax.inference import outputs
+from coda_jax.nn.config import CodaConfig
+from coda_jax.t5.network import Transformer
+from coda_jax.training import inputs
+from coda_jax.training.evaluation import Evaluation
+from coda_jax.training.logging import format_scalars
+
+Row = dict[str, Any]
+
+# What every evaluation has, beside the task's own metrics.
+_LOSSES = ("loss", "token_accuracy")
+_SPEED_COLUMNS = (
+  ("encoder ms", "encoder_ms", "{:.3g}"),
+  ("speed-up", "encoder_speedup", "{:.2f}x"),
+  ("inference ms", "inference_ms", "{:.3g}"),
+  ("speed-up", "inference_speedup", "{:.2f}x"),
+)
+
+
+def evaluate(
+  *,
+  checkpoint_path: str,
+  eval_output_dir: str,
+  mixture_or_task_name: str,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+  split: str = "validation",
+  num_examples: int | None = None,
+  initial_checkpoint_path: str | None = None,
+  reductions: Sequence[float] | None = None,
+  metric: str | None = None,
+  generate: Mapping[str, Any] | None = None,
+  dtype: str = "float32",
+  repeats: int = 5,
+) -> list[Row]:
+  """Evaluates checkpoints, times them in turn, and prints one table.
+
+  Args:
+    checkpoint_path: a model's folder, an adapter's, or a folder of such
+      folders, as for `folders.find`.
+    eval_output_dir: gets `results.json`, rewritten after each evaluation,
+      `predictions/CHECKPOINT/rR/TASK.jsonl`, and `accuracy_speed.png`.
+    mixture_or_task_name: known to seqio.
+    task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
+    batch_size: examples a batch, of what is timed too.
+    split: of the task.
+    num_examples: the first so many of the split; None for all.
+    initial_checkpoint_path: the pretrained model that adapters go on.
+    reductions: the r at which to run each checkpoint that routes; None takes
+      its own. In a folder, a checkpoint that does not route is run as it is.
+    metric: the one of the plot; None takes the task's first.
+    generate: arguments of `coda_jax.generate`.
+    dtype: of the computation, "float32" or "bfloat16".
+    repeats: how often each model is timed, the median counts; 0 for no times
+      and no plot.
+
+  Returns:
+    A row for each checkpoint and r: {"checkpoint", "reduction", "metrics"} and,
+    where it was timed, what `analysis.inference_costs` gives. Speed-ups are
+    over the first row. Rows of one shape and r share their times, which were
+    taken with the first one's parameters.
+
+  Raises:
+    FileNotFoundError, ValueError: arguments or checkpoints that do not fit.
+    FloatingPointError: the loss of a checkpoint is not finite.
+  """
+  for name, value, least in (
+    ("batch_size", batch_size, 1),
+    ("repeats", repeats, 0),
+  ):
+    if value < least:
+      raise ValueError(f"{name}={value}; expected {least} or more")
+  if isinstance(reductions, int | float):
+    raise ValueError(f"REDUCTIONS={reductions}; expected ({reductions},)")
+  for reduction in reductions or ():
+    CodaConfig(reduction=reduction)  # Refuses what no model can have.
+  paths = folders.find(checkpoint_path)
+  folder = Path(eval_output_dir)
+  rows: list[Row] = []
+  shapes: dict[Any, tuple[Transformer, Any]] = {}
+  timed_as = []
+  evaluation = None
+  for path, loaded, params in folders.load_each(
+    paths, initial_checkpoint_path, dtype=dtype
+  ):
+    for model in _at_reductions(loaded, reductions, is_alone=len(paths) == 1):
+      if evaluation is None:
+        inputs.check_task(
+          mixture_or_task_name, task_feature_lengths, model.config.vocab_size
+        )
+        inputs.check_split(mixture_or_task_name, split)
+        evaluation = Evaluation(
+          model,
+          mixture_or_task_name,
+          split=split,
+          task_feature_lengths=task_feature_lengths,
+          batch_size=batch_size,
+          num_examples=num_examples,
+          generate=generate,
+        )
+      evaluation = evaluation.for_model(model)
+      metrics, predictions = evaluation.with_predictions(params)
+      row = _row(Path(path).absolute().name, model, metrics)
+      label = f"{row['checkpoint']}, r = {row['reduction']:g}"
+      print(f"{label}: {format_scalars(metrics)}", flush=True)
+      if not math.isfinite(metrics["loss"]):
+        raise FloatingPointError(
+          f"{path}: the loss is {metrics['loss']}; its parameters are damaged, "
+          "or training had diverged. What was evaluated before is in "
+          f"{folder / 'results.json'}"
+        )
+      rows.append(row)
+      metric = metric or _first_metric(metrics)
+      _write(folder, rows, predictions, mixture_or_task_name, split, metric)
+      if metric not in metrics:
+        raise ValueError(
+          f"METRIC={metric!r}, but {mixture_or_task_name!r} has "
+          f"{sorted(metrics)}; choose one of them"
+        )
+      shapes.setdefault(model.config, (model, params))
+      timed_as.append(model.config)
+  if repeats:
+    first = next(
+      inputs.eval_batches(
+        mixture_or_task_name,
+        split,
+        lengths=task_feature_lengths,
+        batch_size=batch_size,
+        num_examples=num_examples,
+      )
+    )
+    costs = analysis.inference_costs(
+      shapes,
+      jnp.asarray(first["encoder_input_tokens"]),
+      max_length=task_feature_lengths["targets"],
+      repeats=repeats,
+      generate=generate,
+    )
+    for row, config in zip(rows, timed_as, strict=True):
+      row |= costs[config]
+    _write(folder, rows, {}, mixture_or_task_name, split, metric)
+  print(f"\n{table(rows)}")
+  if repeats:
+    _plot(folder / "accuracy_speed.png", rows, metric)
+  print(f"\nwrote {folder}/")
+  return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+  """The rows of `evaluate` as text, the statistics of routing left out."""
+  names = dict.fromkeys(
+    name
+    for row in rows
+    for name in row["metrics"]
+    if not name.startswith("routing/")
+  )
+  columns = [
+    ("checkpoint", "checkpoint", "{}"),
+    ("r", "reduction", "{:g}"),
+    *((name, name, "{:.4g}") for name in names),
+    *_SPEED_COLUMNS,
+  ]
+  return report.table(columns, [{**row["metrics"], **row} for row in rows])
+
+
+def _at_reductions(
+  model: Transformer, reductions: Sequence[float] | None, *, is_alone: bool
+) -> list[Transformer]:
+  if reductions is None or not (model.config.is_routed or is_alone):
+    return [model]
+  return [Transformer(model.config.with_reduction(r)) for r in reductions]
+
+
+def _row(name: str, model: Transformer, metrics: Mapping[str, float]) -> Row:
+  coda = model.config.coda
+  return {
+    "checkpoint": name,
+    "reduction": coda.reduction if coda else 1,
+    "metrics": dict(metrics),
+  }
+
+
+def _first_metric(metrics: Mapping[str, float]) -> str:
+  """The task's first metric, or how many tokens were right if it has none."""
+  own = [n for n in metrics if n not in _LOSSES and "routing/" not in n]
+  return own[0] if own else "token_accuracy"
+
+
+def _write(
+  folder: Path,
+  rows: Sequence[Row],
+  predictions: Mapping[str, Sequence[Mapping[str, str]]],
+  task: str,
+  split: str,
+  metric: str,
+) -> None:
+  """Writes all rows, and the predictions of the last one."""
+  last = rows[-1]
+  for name, texts in predictions.items():
+    outputs.write_lines(
+      folder
+      / "predictions"
+      / last["checkpoint"]
+      / f"r{last['reduction']:g}"
+      / f"{name.replace('/', '_')}.jsonl",
+      texts,
+    )
+  state.write_json(
+    folder / "results.json",
+    {
+      "task": task,
+      "split": split,
+      "metric": metric,
+      "rows": list(rows),
+      "environment": report.environment(),
+    },
+  )
+
+
+def _plot(path: Path, rows: Sequence[Row], metric: str) -> None:
+  lines: dict[str, list[report.Point]] = {}
+  for row in rows:
+    lines.setdefault(row["checkpoint"], []).append(
+      report.Point(
+        f"r = {row['reduction']:g}",
+        row["encoder_speedup"],
+        row["metrics"][metric],
+      )
+    )
+  first = f"{rows[0]['checkpoint']} at r = {rows[0]['reduction']:g}"
+  xlabel = f"speed-up of the encoder over {first}"
+  try:
+    report.plot(path, lines, xlabel=xlabel, ylabel=metric)
+  except ModuleNotFoundError as error:
+    if error.name != "matplotlib":
+      raise
+    print("no plot: it needs matplotlib, pip install 'coda_jax[bench]'")

@@ -1,0 +1,289 @@
+"""Answers inputs with text and its score, or scores given targets."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from coda_jax.checkpoints import folders
+from coda_jax.inference import batching, outputs, sources
+from coda_jax.inference.progress import Progress
+from coda_jax.inference.sources import Example
+from coda_jax.t5 import decoding
+from coda_jax.t5.network import Transformer
+from coda_jax.training import inputs
+
+MODES = ("predict", "score")
+
+
+FILES = {"predict": "predictions.jsonl", "score": "scores.jsonl"}
+
+
+class Answer(NamedTuple):
+  """What a model makes of one input.
+
+  Attributes:
+    tokens: generated, the end token included; empty in mode "score".
+    score: log probability, in nats, of those tokens, or of the given target's,
+      the end token included: the sum over them, without a length penalty.
+  """
+
+  tokens: list[int]
+  score: float
+
+
+def infer(
+  *,
+  checkpoint_path: str,
+  infer_output_dir: str,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+  mixture_or_task_name: str | None = None,
+  text: sources.Text | None = None,
+  split: str = "validation",
+  initial_checkpoint_path: str | None = None,
+  reduction: float | None = None,
+  mode: str = "predict",
+  generate: Mapping[str, Any] | None = None,
+  dtype: str = "float32",
+  window: int = 2048,
+) -> None:
+  """Answers every input, in the order of the inputs; continues what was begun.
+
+  Args:
+    checkpoint_path: a model's folder or an adapter's, or a folder with just one
+      of these in it.
+    infer_output_dir: gets `predictions.jsonl` or `scores.jsonl`, of {"index",
+      "input", "target" if there is one, "prediction" in mode "predict",
+      "score"}; "-" writes these lines to standard output.
+    task_feature_lengths: {"inputs": n, "targets": m}, in tokens; longer inputs
+      are cut, and no more than m tokens are generated.
+    batch_size: inputs a batch.
+    mixture_or_task_name: a task of seqio's, whose split is answered.
+    text: texts to answer instead.
+    split: of the task.
+    initial_checkpoint_path: the pretrained model that an adapter goes on.
+    reduction: r to run at; None takes the checkpoint's own.
+    mode: "predict" generates, and the score is that of what was generated;
+      "score" generates nothing, and the score is that of the target.
+    generate: arguments of `coda_jax.generate`, such as {"method": "beam"}.
+    dtype: of the computation, "float32" or "bfloat16".
+    window: inputs that are sorted by length and written together; a run that is
+      killed loses no more.
+
+  Raises:
+    FileNotFoundError, ValueError: arguments, inputs or a checkpoint that do not
+      fit, or a bad row. What was answered before is kept.
+    FloatingPointError: a score is not a number.
+  """
+  generate = dict(generate or {})
+  _check(mode, generate, mixture_or_task_name, text, batch_size, window)
+  inputs.check_lengths(task_feature_lengths)
+  path = _only(folders.find(checkpoint_path), checkpoint_path)
+  ((_, model, params),) = folders.load_each(
+    [path], initial_checkpoint_path, dtype=dtype
+  )
+  if reduction is not None:
+    model = Transformer(model.config.with_reduction(reduction))
+  counts = sources.Counts()
+  if text is None:
+    inputs.check_task(
+      mixture_or_task_name, task_feature_lengths, model.config.vocab_size
+    )
+    vocabulary = sources.check_task(mixture_or_task_name, split)
+    examples = sources.read_task(
+      mixture_or_task_name, split, task_feature_lengths
+    )
+  else:
+    vocabulary = text.vocabulary
+    inputs.check_vocabulary(vocabulary, model.config.vocab_size, text.path)
+    examples = sources.read_text(text, task_feature_lengths, counts)
+
+  settings = {
+    "checkpoint_path": path,
+    "initial_checkpoint_path": initial_checkpoint_path,
+    "task_feature_lengths": dict(task_feature_lengths),
+    "reduction": reduction,
+    "generate": generate,
+    "dtype": dtype,
+  }
+  with outputs.opened(infer_output_dir, FILES[mode], settings) as file:
+    to = "standard output" if infer_output_dir == outputs.STDOUT else file.name
+    done = outputs.skip_done(file, examples)
+    progress = Progress(done=done, bar=_shows_bar(infer_output_dir))
+    if done:
+      progress.say(f"{to} has {done:,} results; going on after them")
+    answered = 0
+    try:
+      for some in batching.windows(examples, window):
+        answers = answer(
+          model,
+          params,
+          some,
+          batch_size=batch_size,
+          task_feature_lengths=task_feature_lengths,
+          mode=mode,
+          generate={"eos_id": vocabulary.eos_id, **generate},
+          report=progress.add,
+        )
+        outputs.append(file, _records(some, answers, vocabulary, mode))
+        answered += len(some)
+      if not done + answered:
+        raise ValueError(f"no inputs in {_source(mixture_or_task_name, text)}")
+    finally:
+      progress.close()
+      for line in (progress.summary(), *_remarks(counts)):
+        progress.say(line)
+    progress.say(f"wrote {done + answered:,} results to {to}")
+
+
+def answer(
+  model: Transformer,
+  params: Any,
+  examples: Sequence[Example],
+  *,
+  batch_size: int,
+  task_feature_lengths: Mapping[str, int],
+  mode: str = "predict",
+  generate: Mapping[str, Any] | None = None,
+  report: Callable[[int, int], None] = lambda examples, tokens: None,
+) -> list[Answer]:
+  """Answers inputs, in batches of one size and of few lengths.
+
+  Args:
+    model: a `Transformer`.
+    params: its parameters.
+    examples: the inputs.
+    batch_size: inputs a batch; the last one is filled up with padding.
+    task_feature_lengths: {"inputs": n, "targets": m}.
+    mode: one of `MODES`.
+    generate: arguments of `coda_jax.generate`.
+    report: is told after each batch how many inputs it had, and how many tokens
+      were read and written.
+
+  Returns:
+    An answer for each example, in their order, whatever the batches were.
+
+  Raises:
+    FloatingPointError: a score is not a number.
+  """
+  answers: dict[int, Answer] = {}
+  lengths = [len(example.input_tokens) for example in examples]
+  buckets = batching.bucket_lengths(task_feature_lengths["inputs"])
+  most = task_feature_lengths["targets"]
+  for batch in batching.plan(lengths, batch_size, buckets):
+    rows = [examples[place] for place in batch.places]
+    tokens = batching.pad(
+      [row.input_tokens for row in rows], batch_size, batch.length
+    )
+    if mode == "predict":
+      decoded = decoding.generate(
+        model, params, tokens, max_length=most, **(generate or {})
+      )
+      written = np.asarray(decoded.tokens)
+      scores = decoded.scores
+    else:
+      written = batching.pad(
+        [row.target_tokens for row in rows], batch_size, most
+      )
+      scores = decoding.score(model, params, tokens, written)
+    scores = np.asarray(scores)
+    # Rows of padding have no place.
+    for place, sequence, score in zip(
+      batch.places, written, scores, strict=False
+    ):
+      if not math.isfinite(score):
+        raise FloatingPointError(
+          f"input {examples[place].index} has score {score}: the checkpoint's "
+          "parameters are damaged. What was written before is kept"
+        )
+      generated = sequence[sequence > 0].tolist() if mode == "predict" else []
+      answers[place] = Answer(generated, float(score))
+    report(len(rows), int((tokens > 0).sum() + (written > 0).sum()))
+  return [answers[place] for place in range(len(examples))]
+
+
+def _records(
+  examples: Sequence[Example],
+  answers: Sequence[Answer],
+  vocabulary: Any,
+  mode: str,
+) -> Iterator[dict[str, Any]]:
+  for example, found in zip(examples, answers, strict=True):
+    record: dict[str, Any] = {"index": example.index, "input": example.input}
+    if example.target is not None:
+      record["target"] = example.target
+    if mode == "predict":
+      record["prediction"] = vocabulary.decode(found.tokens)
+    yield {**record, "score": found.score}
+
+
+def _check(
+  mode: str,
+  generate: Mapping[str, Any],
+  task: str | None,
+  text: sources.Text | None,
+  batch_size: int,
+  window: int,
+) -> None:
+  if mode not in MODES:
+    raise ValueError(f"MODE={mode!r}; expected one of {MODES}")
+  if (task is None) == (text is None):
+    raise ValueError(
+      f"MIXTURE_OR_TASK_NAME={task!r} and INPUT_PATH="
+      f"{text and text.path!r}; set just one of them: a task by its name or by "
+      "a file of tasks/, texts by tasks/text.gin"
+    )
+  if mode == "score" and text is not None and text.target_template is None:
+    raise ValueError(
+      "MODE='score' needs targets; set TARGET_TEMPLATE to where a row has its "
+      "target, such as '{label}'"
+    )
+  if generate.get("method") == "sample":
+    raise ValueError(
+      "GENERATE asks for samples; expected method 'greedy' or 'beam', which "
+      "give the same answer again after a restart"
+    )
+  for name, value in (("batch_size", batch_size), ("window", window)):
+    if value < 1:
+      raise ValueError(f"{name}={value}; expected 1 or more")
+
+
+def _only(paths: Sequence[str], asked: str) -> str:
+  if len(paths) > 1:
+    raise ValueError(
+      f"{asked} has {len(paths)} checkpoints; set CHECKPOINT_PATH to one of "
+      f"them: {', '.join(paths)}"
+    )
+  return paths[0]
+
+
+def _shows_bar(folder: str) -> bool:
+  """On a terminal, unless the results go there as well."""
+  return sys.stderr.isatty() and not (
+    folder == outputs.STDOUT and sys.stdout.isatty()
+  )
+
+
+def _source(task: str | None, text: sources.Text | None) -> str:
+  return f"the split of {task!r}" if text is None else text.path
+
+
+def _remarks(counts: sources.Counts) -> Iterator[str]:
+  """What a user should know about inputs that were not taken as they are."""
+  if counts.bad_rows:
+    yield (
+      f"left out {counts.bad_rows:,} bad rows; the first is "
+      f"{counts.first_bad_row}"
+    )
+  for what, number in (
+    ("inputs", counts.cut_inputs),
+    ("targets", counts.cut_targets),
+  ):
+    if number:
+      yield (
+        f"cut {number:,} {what} that were longer than TASK_FEATURE_LENGTHS "
+        "allows"
+      )
