@@ -56,7 +56,7 @@ def start(tmp_path):
   yield run
   for process in started:
     process.kill()
-    process.wait()
+    process.communicate()  # closes the pipe, too
 
 
 def adapter(model_dir):

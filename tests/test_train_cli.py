@@ -47,7 +47,7 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
   assert train.main([*FILES, *corpus, *small(dense, 3)]) == 0
   out = capsys.readouterr().out
   # The embeddings are frozen, the logits are a matrix of their own.
-  assert re.search(r"embeddings +0 +917,504", out), out
+  assert re.search(r"embedding, logits +917,504 +917,504", out), out
   assert f"saved {dense}/model" in out
   lines = (dense / "metrics.jsonl").read_text().splitlines()
   last = {}
