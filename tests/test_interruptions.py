@@ -56,7 +56,8 @@ def start(tmp_path):
   yield run
   for process in started:
     process.kill()
-    process.communicate()  # closes the pipe, too
+    process.wait()
+    process.stdout.close()
 
 
 def adapter(model_dir):
