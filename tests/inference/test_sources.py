@@ -39,10 +39,10 @@ def test_lines_of_text(tmp_path):
   assert found[1].input_tokens == [1]
   assert found[3].input_tokens == [*tokens("much "), 1]
   # 5 bytes and the end token are just as long as allowed.
-  (tmp_path / "y.txt").write_text("12345\n")
-  (whole,) = read(tmp_path / "y.txt", counts)
-  assert whole.input_tokens == [*tokens("12345"), 1]
-  assert counts == Counts(cut_inputs=1)
+  (tmp_path / "y.txt").write_text("12345\n123456\n")
+  whole, cut = read(tmp_path / "y.txt", counts)
+  assert whole.input_tokens == cut.input_tokens == [*tokens("12345"), 1]
+  assert counts == Counts(cut_inputs=2)
 
 
 ROWS = [{"a": "x", "b": 1, "c": "no"}, {"a": "y z", "b": 2, "c": "maybe"}]
