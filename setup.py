@@ -28,6 +28,7 @@ TRAIN = [
   "clu>=0.0.12",
   "importlib_resources>=7.1",  # tensorflow-datasets does not name it
   "orbax-checkpoint>=0.12.8,<0.13",
+  "pyarrow>=26",  # Parquet tables
   "rouge-score>=0.1.2",
   "scikit-learn>=1.9",
   "scipy>=1.17",

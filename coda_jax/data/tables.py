@@ -229,12 +229,8 @@ def _read_json_lines(path: str) -> Rows:
 
 
 def _read_parquet(path: str) -> Rows:
-  try:
-    from pyarrow import ArrowInvalid, parquet
-  except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-      f"{path}: Parquet needs pyarrow: pip install pyarrow"
-    ) from error
+  from pyarrow import ArrowInvalid, parquet
+
   number = 0
   try:
     with parquet.ParquetFile(path) as file:
