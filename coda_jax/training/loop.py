@@ -214,12 +214,10 @@ def train(
           current, metrics = train_step[r](current, frozen, batch, train_key)
         pending.append(metrics)
         last = done == train_steps
+        stopping = stop.requested  # Once: the signal may come at any line.
         evaluates = evaluation and (last or _is_due(done, eval_period))
         saves = (
-          last
-          or evaluates
-          or stop.requested
-          or _is_due(done, checkpoint_period)
+          last or evaluates or stopping or _is_due(done, checkpoint_period)
         )
         if saves or _is_due(done, log_period):
           # Fetching waits for the device: only here does the host look.
@@ -239,7 +237,7 @@ def train(
         compiled.add(r)
         if saves:
           checkpoints.save(current)
-        if stop.requested:
+        if stopping:
           raise process.Stopped
         if evaluates:
           with stop.at_once():

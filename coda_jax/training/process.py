@@ -70,9 +70,14 @@ class StopRequest:
 
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
-    """Inside, the signal raises `Stopped`: for long work that can be redone."""
+    """Inside, the signal raises `Stopped`: for long work that can be redone.
+
+    So does one that came before it and has not been acted on.
+    """
     self._raises = True
     try:
+      if self.requested:
+        raise Stopped
       yield
     finally:
       self._raises = False

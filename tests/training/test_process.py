@@ -50,6 +50,13 @@ def test_sigterm_interrupts_what_can_be_redone():
     signal.raise_signal(signal.SIGTERM)  # outside again: only noticed
 
 
+def test_a_signal_just_before_long_work_prevents_it():
+  with StopRequest() as stop:
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Stopped), stop.at_once():
+      raise AssertionError("begun all the same")
+
+
 def test_other_threads_leave_signals_alone():
   def run():
     with StopRequest() as stop:
