@@ -1,6 +1,7 @@
 """Exports answer as `generate` does, where coda_jax can't be imported."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -20,8 +21,9 @@ REDUCTION = 3.0
 BEAM = {"method": "beam", "num_beams": 4, "alpha": 0.6}
 DECODING = {"greedy": {}, "beam": BEAM}
 CASES = [(kind, method) for kind in ("dense", "coda") for method in DECODING]
-# Shorter than the program's length, one as long, one without a token.
-BATCHES = {"1": (5,), "3": (7, LENGTH, 0)}
+# All shorter than the program's length, one without a token.
+TOKENS = testing.random_tokens((7, 11, 0), LENGTH, 259)
+BATCH_SIZES = (3, 1)
 
 # What docs/export.md shows, for several folders.
 RUN_STABLEHLO = """
@@ -32,15 +34,15 @@ import json
 import numpy as np
 from jax import export
 from safetensors.numpy import load_file
-batches = np.load(sys.argv[1])
+tokens = np.load(sys.argv[1])
 for folder in map(pathlib.Path, sys.argv[2:]):
   manifest = json.loads((folder / "manifest.json").read_text())
   params = load_file(folder / manifest["params_file"])
   assert sorted(params) == [leaf["name"] for leaf in manifest["params"]]
   (program,) = manifest["programs"]
   program = export.deserialize((folder / program["file"]).read_bytes())
-  for name, tokens in batches.items():
-    np.savez(folder / f"{name}.npz", **program.call(params, tokens))
+  for size in (3, 1):
+    np.savez(folder / f"{size}.npz", **program.call(params, tokens[:size]))
 """
 
 RUN_SAVED_MODEL = """
@@ -67,6 +69,8 @@ def run(code, *arguments):
     [sys.executable, "-c", code, *map(str, arguments)],
     capture_output=True,
     text=True,
+    # Compiling is most of the time.
+    env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
@@ -76,7 +80,7 @@ def make(folder, kind, vocab_size=259):
   """Saves a model, or an adapter; returns arguments, the model, its params."""
   shape = {
     "vocab_size": vocab_size,
-    "num_encoder_layers": 2,
+    "num_encoder_layers": 1,
     "num_decoder_layers": 1,
   }
   config = testing.tiny_config(**shape)
@@ -133,35 +137,29 @@ def exported(tmp_path_factory):
     )
     assert code == 0
     cases[kind, method] = target, model, params
-  batches = {
-    name: testing.random_tokens(lengths, LENGTH, 259)
-    for name, lengths in BATCHES.items()
-  }
-  np.savez(folder / "batches.npz", **batches)
-  run(RUN_STABLEHLO, folder / "batches.npz", *(c[0] for c in cases.values()))
-  return batches, cases
+  np.save(folder / "tokens.npy", TOKENS)
+  run(RUN_STABLEHLO, folder / "tokens.npy", *(c[0] for c in cases.values()))
+  return cases
 
 
-@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("case", CASES, ids="-".join)
-def test_stablehlo_answers_as_generate_does(exported, case, batch):
-  batches, cases = exported
-  folder, model, params = cases[case]
-  tokens = batches[batch]
-  if batch == "1":
-    tokens = tokens[:, : BATCHES[batch][0]]  # Without any padding.
+def test_stablehlo_answers_as_generate_does(exported, case):
+  folder, model, params = exported[case]
+  # Padding changes nothing, nor do the other rows.
   expected = generate(
-    model, params, tokens, max_length=MAX_LENGTH, **DECODING[case[1]]
+    model, params, TOKENS[:, :11], max_length=MAX_LENGTH, **DECODING[case[1]]
   )
-  found = np.load(folder / f"{batch}.npz")
-  np.testing.assert_array_equal(found["tokens"], expected.tokens)
-  np.testing.assert_allclose(
-    found["scores"], expected.scores, rtol=1e-5, atol=1e-5
-  )
+  assert (np.asarray(expected.tokens)[:2] > 0).any(axis=1).all()
+  for size in BATCH_SIZES:
+    found = np.load(folder / f"{size}.npz")
+    np.testing.assert_array_equal(found["tokens"], expected.tokens[:size])
+    np.testing.assert_allclose(
+      found["scores"], expected.scores[:size], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_manifest(exported):
-  folder, model, _ = exported[1]["coda", "beam"]
+  folder, model, _ = exported["coda", "beam"]
   manifest = state.read_json(folder / stablehlo.MANIFEST_FILE)
   assert manifest["generate"] == {
     **BEAM,
@@ -173,25 +171,17 @@ def test_manifest(exported):
   assert manifest["vocabulary_file"] is None
 
 
-def expected_texts(model, params, vocabulary, texts, length, **decoding):
-  tokens = np.zeros((len(texts), length), np.int32)
-  for row, text in zip(tokens, texts, strict=True):
-    ids = [*vocabulary.encode(text)[: length - 1], vocabulary.eos_id]
-    row[: len(ids)] = ids
-  found = generate(model, params, tokens, max_length=MAX_LENGTH, **decoding)
-  written = [row[row > 0].tolist() for row in np.asarray(found.tokens)]
-  return [vocabulary.decode(row) for row in written], found.scores
-
-
 def test_saved_model_answers_as_generate_does(tmp_path):
   from coda_jax.data import vocabularies
 
   longer = "The router takes a third of the tokens, <extra_id_0> so they say."
-  batches = [["Shares fell."], ["", "Zoë's 東京 café", longer * 3]]
-  jobs, expected = [], []
-  for kind, vocabulary, vocab_size, method in (
-    ("dense", "tiny", 4128, "greedy"),
-    ("coda", "byt5", 264, "beam"),
+  texts = ["Shares fell.", "", "Zoë's 東京 café", longer]
+  # The first alone takes the shorter program, where there are two.
+  batches = [texts, texts[:1]]
+  jobs, wanted = [], []
+  for kind, vocabulary, vocab_size, method, lengths in (
+    ("dense", "tiny", 4128, "greedy", (8, 32)),
+    ("coda", "byt5", 264, "beam", (24,)),
   ):
     arguments, model, params = make(tmp_path, kind, vocab_size)
     target = tmp_path / kind / "1"
@@ -200,30 +190,32 @@ def test_saved_model_answers_as_generate_does(tmp_path):
       target,
       "saved_model",
       vocabulary=vocabulary,
-      lengths=f"{LENGTH},{3 * LENGTH}",
+      lengths=",".join(map(str, lengths)),
       method=method,
     )
     assert code == 0
     manifest = state.read_json(target / "assets.extra/manifest.json")
-    assert manifest["lengths"] == [LENGTH, 3 * LENGTH]
+    assert manifest["lengths"] == list(lengths)
     jobs.append((str(target), batches))
-    expected += [
-      expected_texts(
-        model,
-        params,
-        vocabularies.load(vocabulary),
-        texts,
-        3 * LENGTH,
-        **DECODING[method],
-      )
-      for texts in batches
+
+    encoder = vocabularies.load(vocabulary)
+    tokens = np.zeros((len(texts), lengths[-1]), np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+      ids = encoder.encode(text)[: lengths[-1] - 1]
+      row[: len(ids) + 1] = [*ids, encoder.eos_id]
+    found = generate(
+      model, params, tokens, max_length=MAX_LENGTH, **DECODING[method]
+    )
+    answers = [
+      encoder.decode(row[row > 0].tolist()) for row in np.asarray(found.tokens)
     ]
-  found = json.loads(run(RUN_SAVED_MODEL, json.dumps(jobs)))
-  for (texts, scores), (wanted, wanted_scores) in zip(
-    found, expected, strict=True
-  ):
-    assert texts == wanted
-    np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5, atol=1e-5)
+    assert any(answers)
+    wanted += [(answers, found.scores), (answers[:1], found.scores[:1])]
+
+  results = json.loads(run(RUN_SAVED_MODEL, json.dumps(jobs)))
+  for (texts, scores), (answers, expected) in zip(results, wanted, strict=True):
+    assert texts == answers
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
 GOOD = {"vocabulary": "byt5", "lengths": LENGTH}

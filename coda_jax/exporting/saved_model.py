@@ -8,16 +8,17 @@ tensorflow and tensorflow_text are enough to run it; the signature
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 from jax import export as jax_export
-from jax.experimental import jax2tf
+from tensorflow.compiler.tf2xla.python import xla
 
 from coda_jax.checkpoints import state
 from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.exporting import portable
 
 # TensorFlow's place for what a SavedModel's makers want beside it.
 MANIFEST_FILE = "assets.extra/manifest.json"
@@ -83,52 +84,49 @@ class Server(tf.Module):
     is_pieces = hasattr(vocabulary, "sp_model")
     self._vocabulary = Pieces(vocabulary) if is_pieces else Bytes()
     self._eos_id = vocabulary.eos_id
-    self._paths = list(leaves)
     self._variables = [
-      tf.Variable(leaf.read(), trainable=False) for leaf in leaves.values()
+      tf.Variable(leaf.read(), trainable=False)
+      for _, leaf in sorted(leaves.items())
     ]
-    self._lengths = list(programs)
-    self._programs = [_in_tensorflow(p) for p in programs.values()]
-    # Autograph would rewrite jax's own Python.
+    self._programs = dict(programs)
     self.serve = tf.function(
       self._serve,
       input_signature=[tf.TensorSpec([None], tf.string, name="texts")],
-      autograph=False,
     )
 
   def _serve(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-    tokens = self._vocabulary.encode(texts)[:, : self._lengths[-1] - 1]
+    lengths = list(self._programs)
+    tokens = self._vocabulary.encode(texts)[:, : lengths[-1] - 1]
     end = tf.fill([tf.shape(texts)[0], 1], self._eos_id)
     tokens = tf.concat([tokens, end], axis=1)
-    longest = tf.reduce_max(tokens.row_lengths())
-    too_short = tf.constant(self._lengths[:-1], tf.int64) < longest
-    written, scores = tf.switch_case(
-      tf.reduce_sum(tf.cast(too_short, tf.int32)),
-      [
-        functools.partial(self._run, program, tokens, length)
-        for program, length in zip(self._programs, self._lengths, strict=True)
-      ],
+    too_short = tf.constant(lengths[:-1], tf.int64) < tf.reduce_max(
+      tokens.row_lengths()
     )
-    return {"texts": self._vocabulary.decode(written), "scores": scores}
+    decoded = tf.switch_case(
+      tf.reduce_sum(tf.cast(too_short, tf.int32)),
+      [functools.partial(self._run, tokens, length) for length in lengths],
+    )
+    return {
+      "texts": self._vocabulary.decode(decoded["tokens"]),
+      "scores": decoded["scores"],
+    }
 
-  def _run(
-    self,
-    program: Callable[..., Any],
-    tokens: tf.RaggedTensor,
-    length: int,
-  ) -> Sequence[tf.Tensor]:
-    leaves = dict(zip(self._paths, self._variables, strict=True))
-    decoded = program(leaves, tokens.to_tensor(0, shape=[None, length]))
-    return decoded["tokens"], decoded["scores"]
-
-
-def _in_tensorflow(program: jax_export.Exported) -> Callable[..., Any]:
-  return jax2tf.convert(
-    program.call,
-    polymorphic_shapes=(None, "(b, _)"),
-    with_gradient=False,
-    native_serialization_platforms=program.platforms,
-  )
+  def _run(self, tokens: tf.RaggedTensor, length: int) -> dict[str, tf.Tensor]:
+    program = self._programs[length]
+    padded = tokens.to_tensor(0, shape=[None, length])
+    arguments = [*self._variables, padded]
+    results = xla.call_module(
+      # jax leaves out what the program does not use.
+      [tf.convert_to_tensor(arguments[i]) for i in program.module_kept_var_idx],
+      version=program.calling_convention_version,
+      module=portable.for_tensorflow(program),
+      Tout=[result.dtype for result in program.out_avals],
+      # The batch, which is symbolic, comes first in every result.
+      Sout=[(None, *result.shape[1:]) for result in program.out_avals],
+      platforms=[platform.upper() for platform in program.platforms],
+      use_shardy_partitioner=True,
+    )
+    return program.out_tree.unflatten(results)
 
 
 def write(
