@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs and latency."""
+"""What a model costs: parameters, FLOPs, memory and latency."""
 
 import re
 import statistics
@@ -143,6 +143,22 @@ def _mlp_flops(config: T5Config, tokens: int) -> int:
 def _adapter_flops(config: T5Config, tokens: int) -> int:
   bottleneck = config.coda.bottleneck_dim if config.coda else 0
   return 2 * (2 * tokens * config.emb_dim * bottleneck)
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+  """The most memory that a compiled computation holds at once, in bytes.
+
+  By the compiler's own plan, not measured: its arguments and results, what is
+  donated counted once, and its temporaries, which share one buffer wherever
+  they do not live at the same time.
+  """
+  memory = compiled.memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
 
 
 def paired_times(

@@ -1,10 +1,13 @@
-"""Measures inference with CoDA against parallel adapters, in one run.
+"""Measures CoDA against parallel adapters, in one run.
 
 python -m coda_jax.benchmark --size base --length 512 --batch 4 \
   --reductions 3,5,8 --json benchmark.json
+python -m coda_jax.benchmark --part train --decode_length 64
 
 All methods are timed in turn, on random weights and tokens. FLOP ratio is what
-the arithmetic allows, share is how much of it was reached.
+the arithmetic allows, share is how much of it was reached. A step of training
+has the trainer's own gradient and Adafactor, of adapters, routers and norms
+alone; its FLOPs and its memory are the compiler's count.
 """
 
 import argparse
@@ -21,13 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from coda_jax import analysis, cli, report
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import initialise
 from coda_jax.nn import config as nn_config
 from coda_jax.t5 import decoding
 from coda_jax.t5.config import CodaConfig, T5Config
 from coda_jax.t5.network import Transformer
-from coda_jax.training import logging
+from coda_jax.training import logging, optimizers, state, steps
 
-PARTS = ("encoder", "generate")
+PARTS = ("encoder", "generate", "train")
 
 
 def size_config(size: str, dtype: str = "float32") -> T5Config:
@@ -60,6 +65,46 @@ def generate_call(
   )
 
 
+class TrainStep:
+  """A finetuning step of the trainer, compiled, and what it costs.
+
+  A call takes the next step on the same batch and returns the metrics of
+  `steps.make_train_step`.
+
+  Attributes:
+    flops: floating-point operations of a step, as the compiler counts them.
+    peak_bytes: see `analysis.peak_bytes`.
+  """
+
+  def __init__(self, model: Transformer, params: Any, batch: steps.Batch):
+    """Compiles.
+
+    Args:
+      model: what is trained of it is `params.TASK_PATTERNS`.
+      params: has the leaves of `model`; others are left out.
+      batch: of int32 arrays, as the trainer reads it.
+    """
+    leaves = params_lib.flatten(params)
+    own = params_lib.flatten(initialise.abstract_params(model))
+    trained, frozen = params_lib.split(
+      params_lib.unflatten({path: leaves[path] for path in own}),
+      params_lib.TASK_PATTERNS,
+    )
+    # The step gives its state away, and other models have the same leaves.
+    trained = jax.tree.map(jnp.copy, trained)
+    optimizer = optimizers.adafactor(optimizers.constant())
+    self._state = state.TrainState.create(trained, optimizer)
+    self._rest = (frozen, batch, jax.random.key(0))
+    step = steps.make_train_step(model, optimizer)
+    self._step = step.lower(self._state, *self._rest).compile()
+    self.flops = self._step.cost_analysis()["flops"]
+    self.peak_bytes = analysis.peak_bytes(self._step)
+
+  def __call__(self) -> steps.Metrics:
+    self._state, metrics = self._step(self._state, *self._rest)
+    return metrics
+
+
 def measure(
   config: T5Config,
   *,
@@ -77,18 +122,23 @@ def measure(
   Args:
     config: the backbone's shape, and the dtype of weights and computation.
     size: its name, for the rows.
-    part: "encoder", or "generate" for whole greedy inference.
+    part: "encoder", "generate" for whole greedy inference, or "train" for a
+      step of finetuning.
     reductions: r of each CoDA.
     attention: "k_to_k" or "k_to_all".
     length: input tokens of a sequence, none of them padding.
     batch: sequences.
-    decode_length: tokens that "generate" writes.
+    decode_length: tokens that "generate" writes, and of the targets of "train".
     repeats: how often each method is timed.
 
   Returns:
     A row a method, parallel adapters first: what was run, `median_ms`, the
     quartiles `low_ms` and `high_ms`, and relative to parallel adapters
-    `speedup`, `flop_ratio` and `share`, the one over the other.
+    `speedup`, `flop_ratio` and `share`, the one over the other. Those of
+    "train" have `peak_bytes` and `memory_ratio` as well.
+
+  Raises:
+    ValueError: no such part, or arguments that no model can have.
   """
   if part not in PARTS:
     raise ValueError(f"part {part!r}; expected one of {PARTS}")
@@ -100,17 +150,19 @@ def measure(
   }
   # The deepest reduction's tree has routers, which the adapters leave unused.
   params = _random_params(Transformer(configs[max(configs)]), part)
-  tokens = np.random.default_rng(0).integers(
-    2, config.vocab_size, (batch, length), np.int32
-  )
-  tokens = jnp.asarray(tokens)
-  calls = {}
-  flops = {}
+  tokens = _random_tokens(config, batch, length)
+  calls: dict[float, Callable[[], Any]] = {}
+  flops: dict[float, float] = {}
+  peak_bytes: dict[float, int] = {}
   for r, coda_config in configs.items():
     model = Transformer(coda_config)
     flops[r] = analysis.encoder_flops(coda_config, length)
     if part == "encoder":
       calls[r] = analysis.encoder_call(model, params, tokens)
+    elif part == "train":
+      targets = _random_tokens(config, batch, decode_length)
+      step = TrainStep(model, params, train_batch(tokens, targets))
+      calls[r], flops[r], peak_bytes[r] = step, step.flops, step.peak_bytes
     else:
       calls[r] = generate_call(model, params, tokens, decode_length)
       flops[r] += analysis.decoder_flops(coda_config, length, decode_length)
@@ -128,6 +180,7 @@ def measure(
         "reduction": r,
         "attention": None if r == 1 else attention,
         "length": length,
+        "decode_length": None if part == "encoder" else decode_length,
         "batch": batch,
         "dtype": jnp.dtype(config.dtype).name,
         "platform": jax.default_backend(),
@@ -139,11 +192,37 @@ def measure(
         "share": speedup / flop_ratio,
       }
     )
+    if part == "train":
+      rows[-1] |= {
+        "peak_bytes": peak_bytes[r],
+        "memory_ratio": peak_bytes[1.0] / peak_bytes[r],
+      }
   return rows
 
 
+def _random_tokens(config: T5Config, batch: int, length: int) -> jax.Array:
+  """int32 [batch, length], none of them padding or the end."""
+  rng = np.random.default_rng(0)
+  return jnp.asarray(
+    rng.integers(2, config.vocab_size, (batch, length), np.int32)
+  )
+
+
+def train_batch(tokens: jax.Array, targets: jax.Array) -> steps.Batch:
+  """A batch for the trainer of int32 [batch, length] and [batch, targets]."""
+  return {
+    "encoder_input_tokens": tokens,
+    "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_target_tokens": targets,
+    "decoder_loss_weights": jnp.ones_like(targets),
+  }
+
+
 def _random_params(model: Transformer, part: str) -> dict[str, Any]:
-  """Made on the device, in the computation's dtype; no more than is used."""
+  """Made on the device, in the computation's dtype; no more than is used.
+
+  Training keeps its parameters in float32 whatever it computes in.
+  """
   tokens = jnp.ones((1, 8), jnp.int32)
 
   @jax.jit
@@ -152,7 +231,7 @@ def _random_params(model: Transformer, part: str) -> dict[str, Any]:
       variables = model.init(key, tokens, enable_dropout=False, method="encode")
     else:
       variables = model.init(key, tokens, tokens, tokens, enable_dropout=False)
-    dtype = model.config.dtype
+    dtype = jnp.float32 if part == "train" else model.config.dtype
     return jax.tree.map(lambda x: x.astype(dtype), variables["params"])
 
   return init(jax.random.key(0))
@@ -165,7 +244,9 @@ def _quartiles(times: Sequence[float]) -> tuple[float, float, float]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
   """The rows of `measure` as text."""
-  lines = [("method", "ms", "quartiles", "speed-up", "FLOP ratio", "share")]
+  heading = ("method", "ms", "quartiles", "speed-up", "FLOP ratio", "share")
+  has_memory = "peak_bytes" in rows[0]
+  lines = [heading + ("peak MB", "memory ratio") * has_memory]
   for row in rows:
     name = "parallel adapter"
     if row["method"] == "coda":
@@ -180,6 +261,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{row['share']:.0%}",
       )
     )
+    if has_memory:
+      lines[-1] += (
+        f"{row['peak_bytes'] / 1e6:,.0f}",
+        f"{row['memory_ratio']:.2f}",
+      )
   return logging.format_table(lines)
 
 
@@ -203,7 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--attention", choices=nn_config.ATTENTIONS, default="k_to_k"
   )
   parser.add_argument("--part", choices=PARTS, default="encoder")
-  parser.add_argument("--decode_length", type=int, default=32)
+  parser.add_argument(
+    "--decode_length",
+    type=int,
+    default=32,
+    help="tokens that generate writes, and of the targets of train",
+  )
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--json", metavar="FILE", help="write the rows here")
   arguments = parser.parse_args(argv)

@@ -1,8 +1,13 @@
+import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from coda_jax import analysis, benchmark, testing
+from coda_jax import params as params_lib
 from coda_jax.t5.config import CodaConfig
 
 FIELDS = {
@@ -13,6 +18,7 @@ FIELDS = {
   "attention",
   "length",
   "batch",
+  "decode_length",
   "dtype",
   "platform",
   "median_ms",
@@ -60,7 +66,55 @@ def test_rows(clock, part):
   assert rows[1]["flop_ratio"] < rows[2]["flop_ratio"] < 4
   assert rows[2]["median_ms"] == 3
   json.dumps(rows)
-  assert "CoDA r=4 k_to_all" in benchmark.table(rows)
+  table = benchmark.table(rows)
+  assert "CoDA r=4 k_to_all" in table
+  assert ("memory ratio" in table) == (part == "train")
+
+
+def test_the_memory_of_a_step(clock):
+  config = testing.tiny_config(num_encoder_layers=2, num_decoder_layers=1)
+  dense, coda = benchmark.measure(
+    config,
+    size="some",
+    part="train",
+    reductions=(5.0,),
+    length=100,
+    batch=2,
+    decode_length=4,
+    repeats=1,
+  )
+  # A layer keeps the attention of all pairs for its gradient, in float32.
+  kept = 2 * 2 * config.num_heads * 100**2 * 4
+  assert coda["peak_bytes"] < dense["peak_bytes"] - kept / 2
+  assert dense["memory_ratio"] == 1
+  assert coda["memory_ratio"] == pytest.approx(
+    dense["peak_bytes"] / coda["peak_bytes"]
+  )
+
+
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_a_step_trains_what_a_task_owns(reduction, monkeypatch):
+  config = testing.tiny_config(
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    coda=CodaConfig(reduction=reduction, bottleneck_dim=4),
+  )
+  routed = dataclasses.replace(config, coda=CodaConfig(bottleneck_dim=4))
+  params = testing.random_params(benchmark.Transformer(routed))
+  model = benchmark.Transformer(config)
+  tokens, targets = (
+    testing.random_tokens([n] * 2, n, config.vocab_size) for n in (64, 8)
+  )
+  batch = benchmark.train_batch(jnp.asarray(tokens), jnp.asarray(targets))
+  step = benchmark.TrainStep(model, params, batch)
+  before = jax.tree.map(np.array, params)
+  losses = [float(step()["loss"]) for _ in range(9)]
+  assert losses[-1] < losses[0]
+  # The parameters given are still there, for the next model.
+  jax.tree.map(np.testing.assert_array_equal, params, before)
+  # Nothing is computed for frozen leaves.
+  monkeypatch.setattr(params_lib, "TASK_PATTERNS", params_lib.ALL_PATTERNS)
+  assert benchmark.TrainStep(model, params, batch).flops > 1.2 * step.flops
 
 
 def test_generate_decodes_to_the_end():
