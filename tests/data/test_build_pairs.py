@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
-
 
 @pytest.fixture(scope="module")
 def build_pairs(load_script):
@@ -70,7 +68,7 @@ def test_topics_reach_down_and_up(build_pairs, synsets, monkeypatch):
   assert kinds["n", "00000006"] == [("n", f"0000000{i}") for i in (3, 4, 5)]
 
 
-def test_the_hash_seed_changes_nothing(tmp_path):
+def test_the_hash_seed_changes_nothing(build_pairs, tmp_path):
   entries = [f"000001{i:02} 04 n 01 t{i} 0 000 | a topic" for i in range(20)]
   pointers = " ".join(f";c 000001{i:02} n 0000" for i in range(20))
   entries.append(f"00000200 04 n 01 all 0 020 {pointers} | filed under all")
@@ -88,10 +86,11 @@ def test_the_hash_seed_changes_nothing(tmp_path):
     f"synsets = build_pairs.read_synsets(pathlib.Path({str(tmp_path)!r}));"
     "print(list(build_pairs.groups(synsets)[0]))"
   )
+  scripts = str(pathlib.Path(build_pairs.__file__).parent)
   printed = {
     subprocess.check_output(
       [sys.executable, "-W", "error", "-c", code],
-      env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(SCRIPTS)},
+      env={"PYTHONHASHSEED": seed, "PYTHONPATH": scripts},
     )
     for seed in "12"
   }
