@@ -24,29 +24,28 @@ CORE = [
   "tensorstore>=0.1.84",
 ]
 
-TRAIN = [
-  "clu>=0.0.12",
+# Tasks and vocabularies, for training as for export.
+SEQIO = [
   "importlib_resources>=7.1",  # tensorflow-datasets does not name it
+  "sentencepiece>=0.2.3",
+  "seqio>=0.0.20",
+  "tensorflow>=2.21",
+]
+
+TRAIN = [
+  *SEQIO,
+  "clu>=0.0.12",
   "orbax-checkpoint>=0.12.8,<0.13",
   "pyarrow>=26",  # Parquet tables
   "rouge-score>=0.1.2",
   "scikit-learn>=1.9",
   "scipy>=1.17",
-  "sentencepiece>=0.2.3",
-  "seqio>=0.0.20",
   "tensorboard>=2.21",
-  "tensorflow>=2.21",
   "tensorflow-datasets>=4.9.10",
   "tqdm>=4.70",
 ]
 
-EXPORT = [
-  "importlib_resources>=7.1",
-  "sentencepiece>=0.2.3",
-  "seqio>=0.0.20",
-  "tensorflow>=2.21",
-  "tensorflow-text>=2.21.1",
-]
+EXPORT = [*SEQIO, "tensorflow-text>=2.21.1"]
 
 EXTRAS = {
   "train": TRAIN,
