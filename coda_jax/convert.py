@@ -22,13 +22,14 @@ import jax.numpy as jnp
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
+  arrays,
+  files,
   formats,
   hf,
   initialise,
   leaves,
   state,
   t5x,
-  tensors,
 )
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
@@ -78,8 +79,14 @@ def convert(
   Raises:
     FileNotFoundError: there is no checkpoint at `source`.
     FileExistsError: `target` holds something.
+    OSError: a bucket that can't be reached.
     ValueError: a checkpoint that can't be read, or has no place in the target.
   """
+  if to != "t5x" and "://" in os.fspath(target):
+    raise ValueError(
+      f"{target}: only a checkpoint of t5x is written to a bucket; write the "
+      f"format {to} to this machine's disk, and copy it"
+    )
   config, found = formats.read(source)
   if backbone:
     config = dataclasses.replace(config, coda=None)
@@ -95,7 +102,8 @@ def convert(
       f"{source} has adapters or routers, for which a checkpoint of t5x has no "
       "configuration; add --backbone, and keep the adapter beside it"
     )
-  tensors.check_new(t5x.path_of(target))
+  with arrays.reaching(target):
+    files.check_new(arrays.path_of(target))
   if dry_run:
     return config, written
   with _folder(target) as folder:
@@ -121,9 +129,10 @@ def _folder(target: str | os.PathLike[str]) -> Iterator[Any]:
   """A folder to write into, which becomes `target` once it is whole."""
   if "://" in os.fspath(target):
     # A bucket has no rename; t5x writes its commit_success.txt last.
-    yield target
+    with arrays.reaching(target):
+      yield target
     return
-  with tensors.aside(pathlib.Path(target)) as temporary:
+  with files.aside(pathlib.Path(target)) as temporary:
     temporary.mkdir(parents=True)
     yield temporary
 

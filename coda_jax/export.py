@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coda_jax import cli
-from coda_jax.checkpoints import folders, tensors
+from coda_jax.checkpoints import files, folders
 from coda_jax.checkpoints.leaves import DTYPES, leaves_of
 from coda_jax.exporting import programs, stablehlo
 from coda_jax.t5.network import Transformer
@@ -73,7 +73,7 @@ def export(
     ValueError: arguments or a checkpoint that do not fit.
   """
   _check(to, lengths, method, dtype, platforms)
-  tensors.check_new(pathlib.Path(target))
+  files.check_new(pathlib.Path(target))
   write, found = _load_tools(to, vocabulary)
   ((_, model, params),) = folders.load_each(
     [os.fspath(checkpoint_path)], initial_checkpoint_path, dtype=dtype
@@ -108,7 +108,7 @@ def export(
     "platforms": list(platforms),
     "vocab_size": found.vocab_size,
   }
-  with tensors.aside(pathlib.Path(target)) as folder:
+  with files.aside(pathlib.Path(target)) as folder:
     write(folder, lowered, leaves, found, manifest)
   return manifest
 

@@ -56,9 +56,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
   if (pathlib.Path(folder) / adapter.CONFIG_FILE).exists():
     fields = adapter.read_config(folder)
     leaves = tensors.read(pathlib.Path(folder) / adapter.WEIGHTS_FILE)
-    return Checkpoint(
-      str(path), "adapter", fields["coda"], leaves, fields["backbone"]
-    )
+    coda = dataclasses.asdict(state.coda_from_dict(fields["coda"]))
+    return Checkpoint(str(path), "adapter", coda, leaves, fields["backbone"])
   config, leaves = formats.read(path)
   fields = state.config_to_dict(config)
   return Checkpoint(str(path), formats.detect(path), fields, leaves)

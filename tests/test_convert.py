@@ -1,10 +1,13 @@
+import pathlib
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import coda_jax
 from coda_jax import convert, load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import formats, hf, initialise, state
+from coda_jax.checkpoints import arrays, formats, hf, initialise, state
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
@@ -88,10 +91,88 @@ def test_what_is_there_stays(tmp_path, capsys, monkeypatch):
   def fail(*_, **__):
     raise OSError("disk full")
 
-  monkeypatch.setattr(hf.state, "write_json", fail)
+  monkeypatch.setattr(hf.files, "write_json", fail)
   assert convert.main([command[0], str(tmp_path / "c"), "--to", "hf"]) == 2
   assert "disk full" in capsys.readouterr().err
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("to", ["hf", "coda_jax"])
+def test_only_t5x_is_written_to_a_bucket(tmp_path, capsys, to):
+  saved(tmp_path / "a")
+  command = [str(tmp_path / "a"), "gs://bucket/b", "--to", to]
+  assert convert.main(command) == 2
+  assert "only a checkpoint of t5x is written" in capsys.readouterr().err
+
+
+def test_a_bucket_that_cannot_be_reached_is_named(
+  tmp_path, capsys, monkeypatch
+):
+  """Its library raises what no other does; it is replaced by one that does."""
+
+  class Unreachable(Exception):
+    pass
+
+  class Path:
+    def __init__(self, path):
+      self.path = str(path)
+
+    def __truediv__(self, name):
+      return Path(f"{self.path}/{name}")
+
+    def exists(self):
+      raise Unreachable("no host")
+
+  monkeypatch.setattr(
+    arrays,
+    "path_of",
+    lambda path: Path(path) if "://" in str(path) else pathlib.Path(path),
+  )
+  saved(tmp_path / "a")
+  for command in (
+    [str(tmp_path / "a"), "gs://bucket/checkpoint_1", "--to", "t5x"],
+    ["gs://bucket/checkpoint_1", str(tmp_path / "b"), "--to", "hf"],
+  ):
+    assert convert.main(command) == 2
+    message = "gs://bucket/checkpoint_1 could not be reached: no host"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", formats.FORMATS)
+def test_memory_holds_two_leaves_at_most(tmp_path, to):
+  """Of what Python allocates; tensorstore's own buffers are not counted."""
+  model = Transformer(
+    testing.tiny_config(vocab_size=20_000, emb_dim=64, mlp_dim=8192)
+  )
+  params = testing.random_params(model)
+  state.save_model(tmp_path / "a", model.config, params)
+  leaves = params_lib.flatten(params)
+  largest = max(leaf.nbytes for leaf in leaves.values())
+  assert sum(leaf.nbytes for leaf in leaves.values()) > 4 * largest
+  del params, leaves
+  convert.convert(tmp_path / "a", tmp_path / "warm", to, dry_run=True)
+  tracemalloc.start()
+  convert.convert(tmp_path / "a", tmp_path / "b", to)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 2.3 * largest
+
+
+def test_an_empty_folder_and_a_link_to_one_are_new(tmp_path):
+  saved(tmp_path / "a")
+  (tmp_path / "b").mkdir()
+  (tmp_path / "c").symlink_to(tmp_path / "b")
+  convert.convert(tmp_path / "a", tmp_path / "c", "hf")
+  assert formats.detect(tmp_path / "b") == "hf"
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_the_current_folder_is_refused(tmp_path, capsys, monkeypatch):
+  saved(tmp_path / "a")
+  (tmp_path / "b").mkdir()
+  monkeypatch.chdir(tmp_path / "b")
+  assert convert.main([str(tmp_path / "a"), ".", "--to", "hf"]) == 2
+  assert "is the current folder" in capsys.readouterr().err
 
 
 def test_leaves_that_do_not_fit_are_listed(tmp_path, capsys):

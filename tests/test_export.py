@@ -10,7 +10,7 @@ import pytest
 
 import coda_jax
 from coda_jax import export, generate, testing
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import files, state
 from coda_jax.exporting import stablehlo
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
@@ -160,7 +160,7 @@ def test_stablehlo_answers_as_generate_does(exported, case):
 
 def test_manifest(exported):
   folder, model, _ = exported["coda", "beam"]
-  manifest = state.read_json(folder / stablehlo.MANIFEST_FILE)
+  manifest = files.read_json(folder / stablehlo.MANIFEST_FILE)
   assert manifest["generate"] == {
     **BEAM,
     "max_length": MAX_LENGTH,
@@ -194,7 +194,7 @@ def test_saved_model_answers_as_generate_does(tmp_path):
       method=method,
     )
     assert code == 0
-    manifest = state.read_json(target / "assets.extra/manifest.json")
+    manifest = files.read_json(target / "assets.extra/manifest.json")
     assert manifest["lengths"] == list(lengths)
     jobs.append((str(target), batches))
 
@@ -260,7 +260,7 @@ def test_what_is_there_stays(tmp_path, capsys, monkeypatch):
   def fail(*_, **__):
     raise OSError("disk full")
 
-  monkeypatch.setattr(stablehlo.state, "write_json", fail)
+  monkeypatch.setattr(stablehlo.files, "write_json", fail)
   assert command(arguments, tmp_path / "c", "stablehlo", **GOOD) == 2
   assert "disk full" in capsys.readouterr().err
   assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "dense"]

@@ -15,7 +15,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import initialise, leaves, state, tensors
+from coda_jax.checkpoints import (
+  described,
+  files,
+  initialise,
+  leaves,
+  state,
+  tensors,
+)
 from coda_jax.t5.network import Transformer
 
 CONFIG_FILE = "adapter_config.json"
@@ -60,15 +67,11 @@ def save_adapter(
       "use checkpoints.state.save_model"
     )
   folder = pathlib.Path(path)
-  folder.mkdir(parents=True, exist_ok=True)
   trained, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
-  tensors.write(
+  described.write(
     folder / WEIGHTS_FILE,
-    {p: x.astype(jnp.float32) for p, x in leaves.leaves_of(trained).items()},
-    metadata={"format": state.FORMAT},
-  )
-  state.write_json(
     folder / CONFIG_FILE,
+    {p: x.astype(jnp.float32) for p, x in leaves.leaves_of(trained).items()},
     {
       "format": state.FORMAT,
       "peft_type": "CODA",
@@ -108,21 +111,32 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
   """The values of an adapter folder's `adapter_config.json`.
 
   Raises:
-    FileNotFoundError: it is not there.
-    ValueError: it is not JSON, or of another library's adapter.
+    FileNotFoundError: it is not there, or the weights are not.
+    ValueError: it is not JSON, or of another library's adapter; or a model is
+      in the same folder.
   """
-  file = pathlib.Path(path) / CONFIG_FILE
+  folder = pathlib.Path(path)
+  file = folder / CONFIG_FILE
   if not file.exists():
     raise FileNotFoundError(
       f"{file} is not there; expected an adapter folder, with "
       f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
-  fields = state.read_json(file)
+  if (folder / state.CONFIG_FILE).exists():
+    raise ValueError(
+      f"{folder} holds an adapter and a model: {CONFIG_FILE} and "
+      f"{state.CONFIG_FILE}; keep each in a folder of its own"
+    )
+  fields = described.read(folder / WEIGHTS_FILE, file)
   if fields.get("peft_type") != "CODA":
     raise ValueError(
       f"{file} says peft_type {fields.get('peft_type')!r}; expected 'CODA', as "
       "coda_jax.save_adapter writes it"
     )
+  with files.naming(file):
+    state.coda_from_dict(fields["coda"])
+    if not isinstance(fields["backbone"], str):
+      raise TypeError(f"backbone is {fields['backbone']!r}; expected a hash")
   return fields
 
 

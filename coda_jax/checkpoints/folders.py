@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import adapter, formats, t5x, tensors
+from coda_jax.checkpoints import adapter, arrays, formats, tensors
 from coda_jax.checkpoints.pretrained import load_pretrained
 from coda_jax.t5.network import Transformer
 
 
 def is_adapter(path: str | os.PathLike[str]) -> bool:
   """Whether a folder holds what `save_adapter` writes."""
-  return (t5x.path_of(path) / adapter.CONFIG_FILE).exists()
+  with arrays.reaching(path):
+    return (arrays.path_of(path) / adapter.CONFIG_FILE).exists()
 
 
 def find(path: str | os.PathLike[str]) -> list[str]:
@@ -32,7 +33,7 @@ def find(path: str | os.PathLike[str]) -> list[str]:
   """
   if _holds_checkpoint(path):
     return [os.fspath(path)]
-  folder = t5x.path_of(path)
+  folder = arrays.path_of(path)
   children = folder.iterdir() if folder.is_dir() else ()
   found = [
     os.fspath(child)

@@ -4,7 +4,9 @@ import os
 import pathlib
 from typing import Any
 
-from coda_jax.checkpoints import hf, state, t5x
+import jax.numpy as jnp
+
+from coda_jax.checkpoints import adapter, files, hf, state, t5x
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
 
@@ -45,12 +47,15 @@ def detect(path: str | os.PathLike[str]) -> str:
       f"{folder} holds no checkpoint: neither config.json (Hugging Face's and "
       f"ours) nor a checkpoint of t5x; {_nearby(folder)}"
     )
-  if has_t5x:
+  others = ["one of t5x"] if has_t5x else []
+  if (pathlib.Path(folder) / adapter.CONFIG_FILE).exists():
+    others.append(adapter.CONFIG_FILE)
+  if others:
     raise ValueError(
-      f"{folder} holds several checkpoints: config.json and one of t5x; keep "
-      "each in a folder of its own"
+      f"{folder} holds several checkpoints: {state.CONFIG_FILE} and "
+      f"{' and '.join(others)}; keep each in a folder of its own"
     )
-  fields = state.read_json(config)
+  fields = files.read_json(config)
   found = [
     name
     for name, key in (("coda_jax", "format"), ("hf", "model_type"))
@@ -80,7 +85,14 @@ def read(
     ValueError: a checkpoint that can't be read, saying why.
   """
   readers = {"coda_jax": state.read, "hf": hf.read, "t5x": t5x.read}
-  return readers[detect(path)](find_folder(path))
+  config, leaves = readers[detect(path)](find_folder(path))
+  for name, leaf in leaves.items():
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise ValueError(
+        f"{path}: {name} has dtype {leaf.dtype.name}; expected floating point, "
+        "as parameters are"
+      )
+  return config, leaves
 
 
 def _nearby(folder: Any) -> str:

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coda_jax.checkpoints import state, tensors
+import numpy as np
+
+from coda_jax.checkpoints import files, hf_config, tensors
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
 
@@ -17,15 +19,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
-# mT5's and ByT5's checkpoints are T5s; ByT5 calls itself t5.
-MODEL_TYPES = ("t5", "mt5")
-
-_ACTIVATIONS = {
-  "relu": ("relu",),
-  "gated-gelu": ("gelu", "linear"),
-  "gated-silu": ("silu", "linear"),
-}
-
 # (name in the file, parameter path, whether the matrix is transposed). {i} is a
 # layer; {p} one of q k v o, which we spell out; {w} one of wi wi_0 wi_1 wo.
 _ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
@@ -98,11 +91,11 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
     ValueError: not a T5 that `Transformer` can be, or a damaged file.
   """
   folder = pathlib.Path(folder)
-  fields = state.read_json(folder / CONFIG_FILE)
+  fields = files.read_json(folder / CONFIG_FILE)
   found = _read_tensors(folder)
   tied = "lm_head.weight" not in found
-  scaled = _scales_outputs(fields)
-  config = config_from_hf(
+  scaled = hf_config.scales_outputs(fields)
+  config = hf_config.read(
     fields, logits_via_embedding=tied and scaled, source=folder / CONFIG_FILE
   )
   leaves, unknown = {}, []
@@ -119,8 +112,14 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
       f"{folder} has tensors that no T5 has; is it one of another kind, with "
       "changed layers?\n  " + "\n  ".join(unknown)
     )
-  if not leaves.get("token_embedder/embedding"):
+  if "shared.weight" not in found:
     raise ValueError(f"{folder} has no shared.weight, a T5's embedding")
+  for name in _COPIES:
+    if name in found and not _equal(found[name], found["shared.weight"]):
+      raise ValueError(
+        f"{folder}: {name} differs from shared.weight; a T5's encoder and "
+        "decoder have one embedding"
+      )
   logits = "decoder/logits_dense/kernel"
   if tied and not scaled:
     leaves[logits] = leaves["token_embedder/embedding"].transposed()
@@ -139,21 +138,23 @@ def write(
   """Writes what `T5ForConditionalGeneration.from_pretrained` reads.
 
   Args:
-    folder: made if it is not there; model files in it are replaced.
+    folder: a new one, or empty.
     config: the model's shape.
     leaves: {parameter path: Leaf}, a plain T5's.
     shard_bytes: size that a file of weights may have.
 
   Raises:
+    FileExistsError: the folder holds something.
     ValueError: leaves that a T5 of Hugging Face's does not have.
   """
   folder = pathlib.Path(folder)
+  files.check_new(folder)
   check(config, leaves)
   renamed = {}
   for path, leaf in leaves.items():
     name, transposed = to_name(path)
     renamed[name] = leaf.transposed() if transposed else leaf
-  fields = config_to_hf(config, _dtype_name(renamed))
+  fields = hf_config.write(config, _dtype_name(renamed))
   parts = tensors.shards(renamed, shard_bytes)
   metadata = {"format": "pt"}  # What transformers asks for.
   if len(parts) == 1:
@@ -166,8 +167,8 @@ def write(
       places |= dict.fromkeys(part, file)
     total = sum(leaf.nbytes for leaf in renamed.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    state.write_json(folder / INDEX_FILE, index)
-  state.write_json(folder / CONFIG_FILE, fields)
+    files.write_json(folder / INDEX_FILE, index)
+  files.write_json(folder / CONFIG_FILE, fields)
 
 
 def check(config: T5Config, leaves: Mapping[str, Any]) -> None:
@@ -182,106 +183,7 @@ def check(config: T5Config, leaves: Mapping[str, Any]) -> None:
       "alone (--backbone), and keep the adapter beside it:\n  "
       + "\n  ".join(unknown)
     )
-  config_to_hf(config, "float32")
-
-
-def config_from_hf(
-  fields: Mapping[str, Any], *, logits_via_embedding: bool, source: Any
-) -> T5Config:
-  """Turns the values of a T5's `config.json` into a `T5Config`.
-
-  Args:
-    fields: the file's values; absent ones have transformers' defaults.
-    logits_via_embedding: whether the logits share the embedding.
-    source: the file's name, for messages.
-
-  Raises:
-    ValueError: a model that `Transformer` can't be.
-  """
-  fixed = {
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
-  }
-  model_type = fields.get("model_type")
-  if model_type not in MODEL_TYPES:
-    hint = ""
-    if model_type == "umt5":
-      hint = "; UMT5 has a position bias in every layer, T5 one a stack"
-    raise ValueError(
-      f"{source}: model_type is {model_type!r}; expected one of "
-      f"{MODEL_TYPES}{hint}"
-    )
-  for name, value in fixed.items():
-    if fields.get(name, value) != value:
-      raise ValueError(
-        f"{source}: {name} is {fields[name]}; only {value}, every published "
-        "T5's, is supported"
-      )
-  default = "gated-gelu" if model_type == "mt5" else "relu"
-  projection = fields.get("feed_forward_proj", default)
-  if projection not in _ACTIVATIONS:
-    raise ValueError(
-      f"{source}: feed_forward_proj is {projection!r}; expected one of "
-      f"{tuple(_ACTIVATIONS)}"
-    )
-  names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-  if missing := [name for name in names if name not in fields]:
-    raise ValueError(f"{source} lacks {', '.join(missing)}")
-  return T5Config(
-    vocab_size=fields["vocab_size"],
-    emb_dim=fields["d_model"],
-    num_heads=fields["num_heads"],
-    num_encoder_layers=fields["num_layers"],
-    num_decoder_layers=fields.get("num_decoder_layers") or fields["num_layers"],
-    head_dim=fields["d_kv"],
-    mlp_dim=fields["d_ff"],
-    mlp_activations=_ACTIVATIONS[projection],
-    dropout_rate=fields.get("dropout_rate", 0.1),
-    logits_via_embedding=logits_via_embedding,
-  )
-
-
-def config_to_hf(config: T5Config, dtype: str) -> dict[str, Any]:
-  """The values of `config.json`, for transformers 4 and 5.
-
-  Args:
-    config: the model's shape.
-    dtype: of the file, "float32" or "bfloat16".
-
-  Raises:
-    ValueError: activations that Hugging Face's T5 does not have.
-  """
-  projections = {value: name for name, value in _ACTIVATIONS.items()}
-  if config.mlp_activations not in projections:
-    raise ValueError(
-      f"mlp_activations={config.mlp_activations} has no name in Hugging Face's "
-      f"T5; expected one of {tuple(projections)}"
-    )
-  return {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
-    "vocab_size": config.vocab_size,
-    "d_model": config.emb_dim,
-    "d_kv": config.head_dim,
-    "d_ff": config.mlp_dim,
-    "num_layers": config.num_encoder_layers,
-    "num_decoder_layers": config.num_decoder_layers,
-    "num_heads": config.num_heads,
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "dropout_rate": config.dropout_rate,
-    "layer_norm_epsilon": 1e-6,
-    "feed_forward_proj": projections[config.mlp_activations],
-    "is_encoder_decoder": True,
-    # The second is how transformers 5 says the first.
-    "tie_word_embeddings": config.logits_via_embedding,
-    "scale_decoder_outputs": config.logits_via_embedding,
-    "decoder_start_token_id": 0,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "torch_dtype": dtype,
-  }
+  hf_config.write(config, "float32")
 
 
 def to_path(name: str) -> tuple[str | None, bool]:
@@ -319,18 +221,6 @@ def _pattern(template: str, projections: Any) -> str:
   return pattern
 
 
-def _scales_outputs(fields: Mapping[str, Any]) -> bool:
-  """Whether the decoder's output is divided by sqrt(d_model) before logits.
-
-  transformers 4 did so where embeddings were tied, 5 has a field for it; and
-  its mT5 never does.
-  """
-  if fields.get("model_type") == "mt5":
-    return False
-  tied = fields.get("tie_word_embeddings", True)
-  return bool(fields.get("scale_decoder_outputs", tied))
-
-
 def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
   single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
   if single.exists() and index.exists():
@@ -342,10 +232,12 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
     return tensors.read(single)
   if not index.exists():
     raise FileNotFoundError(_missing_weights(folder))
-  places = state.read_json(index).get("weight_map")
+  places = files.read_json(index).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise ValueError(f"{index} has no weight_map of tensors to files")
-  files = {}
+  if not all(isinstance(file, str) for file in places.values()):
+    raise ValueError(f"{index}: weight_map should map tensors to files' names")
+  shards = {}
   for file in sorted(set(places.values())):
     # Nothing outside the folder, whatever the index says.
     if pathlib.PurePath(file).name != file or file in ("", ".", ".."):
@@ -357,15 +249,19 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
         f"{folder / file} is not there, though {index.name} names it; get the "
         "missing shard"
       )
-    files[file] = tensors.read(folder / file)
-  absent = [n for n, file in places.items() if n not in files[file]]
-  extra = [n for file in files for n in files[file] if places.get(n) != file]
+    shards[file] = tensors.read(folder / file)
+  absent = [n for n, file in places.items() if n not in shards[file]]
+  extra = [n for file in shards for n in shards[file] if places.get(n) != file]
   if absent or extra:
     raise ValueError(
       f"{index} and its files disagree; not in the files: {absent}; not in the "
       f"index: {extra}; get the checkpoint again"
     )
-  return {name: files[file][name] for name, file in places.items()}
+  return {name: shards[file][name] for name, file in places.items()}
+
+
+def _equal(a: Leaf, b: Leaf) -> bool:
+  return a.shape == b.shape and np.array_equal(a.read(), b.read())
 
 
 def _missing_weights(folder: pathlib.Path) -> str:

@@ -1,11 +1,10 @@
 """Our own checkpoint folder: `config.json` beside `model.safetensors`.
 
-Keys are parameter paths joined by "/". Both files are written aside and
-renamed, so that an interrupted write leaves the old ones whole.
+Keys are parameter paths joined by "/". An interrupted write leaves the old
+model or the new one, never half of each.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import tensors
+from coda_jax.checkpoints import described, files, tensors
 from coda_jax.checkpoints.leaves import Leaf, leaves_of
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.config import T5Config
@@ -32,13 +31,15 @@ def config_to_dict(config: T5Config) -> dict[str, Any]:
 
 def config_from_dict(fields: Mapping[str, Any]) -> T5Config:
   """The inverse of `config_to_dict`."""
-  coda = fields["coda"] and coda_from_dict(fields["coda"])
+  coda = fields["coda"]
+  coda = None if coda is None else coda_from_dict(coda)
   return T5Config(**{**fields, "coda": coda})
 
 
 def coda_from_dict(fields: Mapping[str, Any]) -> CodaConfig:
   """A `CodaConfig` from the values `dataclasses.asdict` made of it."""
-  lora = fields["lora"] and LoraConfig(**fields["lora"])
+  lora = fields["lora"]
+  lora = None if lora is None else LoraConfig(**lora)
   return CodaConfig(**{**fields, "lora": lora})
 
 
@@ -66,9 +67,8 @@ def write(
 ) -> None:
   """Writes a model folder from {parameter path: Leaf}."""
   folder = pathlib.Path(folder)
-  tensors.write(folder / WEIGHTS_FILE, leaves, metadata={"format": FORMAT})
   fields = {"format": FORMAT, "t5": config_to_dict(config)}
-  write_json(folder / CONFIG_FILE, fields)
+  described.write(folder / WEIGHTS_FILE, folder / CONFIG_FILE, leaves, fields)
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
@@ -79,34 +79,12 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
     ValueError: another format, or a damaged file.
   """
   folder = pathlib.Path(folder)
-  fields = read_json(folder / CONFIG_FILE)
+  weights, description = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+  fields = described.read(weights, description)
   if fields.get("format") != FORMAT:
     raise ValueError(
-      f"{folder / CONFIG_FILE} says format {fields.get('format')!r}; expected "
-      f"{FORMAT!r}"
+      f"{description} says format {fields.get('format')!r}; expected {FORMAT!r}"
     )
-  return config_from_dict(fields["t5"]), tensors.read(folder / WEIGHTS_FILE)
-
-
-def write_json(path: pathlib.Path, fields: Mapping[str, Any]) -> None:
-  """Writes a JSON file, aside and renamed."""
-  with tensors.aside(path) as temporary:
-    temporary.write_text(json.dumps(fields, indent=2) + "\n")
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON file that holds an object.
-
-  Raises:
-    FileNotFoundError: it is not there.
-    ValueError: it is not JSON, or no object.
-  """
-  if not path.exists():
-    raise FileNotFoundError(f"{path} is not there")
-  try:
-    fields = json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} is no JSON file: {error}") from error
-  if not isinstance(fields, dict):
-    raise ValueError(f"{path} holds a {type(fields).__name__}, no JSON object")
-  return fields
+  with files.naming(description):
+    config = config_from_dict(fields["t5"])
+  return config, tensors.read(weights)

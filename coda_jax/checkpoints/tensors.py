@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from coda_jax.checkpoints.files import aside
 from coda_jax.checkpoints.leaves import Leaf
 
 _DTYPES = {
@@ -61,6 +61,20 @@ def read(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   return leaves
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+  """The free-form part of a file's header.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: it is not a whole safetensors file.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} is not there")
+  with _opened(path) as file:
+    return file.metadata() or {}
+
+
 def write(
   path: str | os.PathLike[str],
   leaves: Mapping[str, Leaf],
@@ -98,45 +112,6 @@ def write(
       file.write(array.reshape(-1).view(np.uint8).data)
 
 
-def check_new(path: Any) -> None:
-  """Refuses a place for a new folder where something is.
-
-  Args:
-    path: a pathlib or etils path.
-
-  Raises:
-    FileExistsError: it is a file, or a folder that is not empty.
-  """
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise FileExistsError(
-      f"{path} is there and not empty; name a new folder, or remove it"
-    )
-
-
-@contextlib.contextmanager
-def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A temporary neighbour that takes the place of `path` at the end.
-
-  For files and folders. Whatever goes wrong inside, what `path` held stays.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.tmp")
-  _remove(temporary)
-  try:
-    yield temporary
-  except BaseException:
-    _remove(temporary)
-    raise
-  if path.is_dir():  # A folder can't be renamed onto one that has files.
-    old = path.with_name(f".{path.name}.old")
-    _remove(old)
-    path.rename(old)
-    temporary.rename(path)
-    _remove(old)
-  else:
-    temporary.replace(path)
-
-
 def shards(
   leaves: Mapping[str, Leaf], shard_bytes: int
 ) -> Sequence[dict[str, Leaf]]:
@@ -169,10 +144,3 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
     raise ValueError(
       f"{path} is cut off or is no safetensors file ({error}); get it again"
     ) from error
-
-
-def _remove(path: pathlib.Path) -> None:
-  if path.is_dir():
-    shutil.rmtree(path)
-  else:
-    path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import tensorflow_text as tf_text
 from jax import export as jax_export
 from tensorflow.compiler.tf2xla.python import xla
 
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import files
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.exporting import portable
 
@@ -151,4 +151,4 @@ def write(
   tf.saved_model.save(
     server, str(folder), signatures={"serving_default": server.serve}
   )
-  state.write_json(folder / MANIFEST_FILE, manifest)
+  files.write_json(folder / MANIFEST_FILE, manifest)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax import export as jax_export
 
-from coda_jax.checkpoints import state, tensors
+from coda_jax.checkpoints import files, tensors
 from coda_jax.checkpoints.leaves import Leaf
 
 MANIFEST_FILE = "manifest.json"
@@ -42,15 +42,15 @@ def write(
   """
   folder.mkdir(parents=True)
   tensors.write(folder / WEIGHTS_FILE, leaves, metadata={})
-  files = {n: f"length_{n}.stablehlo" for n in programs}
+  names = {n: f"length_{n}.stablehlo" for n in programs}
   for n, program in programs.items():
-    (folder / files[n]).write_bytes(program.serialize())
+    (folder / names[n]).write_bytes(program.serialize())
   pieces = getattr(vocabulary, "sp_model", None)
   if pieces is not None:
     (folder / VOCABULARY_FILE).write_bytes(pieces)
   fields = {
     **manifest,
-    "programs": [{"length": n, "file": file} for n, file in files.items()],
+    "programs": [{"length": n, "file": file} for n, file in names.items()],
     "calling_convention_version": max(
       program.calling_convention_version for program in programs.values()
     ),
@@ -63,4 +63,4 @@ def write(
     "vocabulary_file": None if pieces is None else VOCABULARY_FILE,
     "jax_version": jax.__version__,
   }
-  state.write_json(folder / MANIFEST_FILE, fields)
+  files.write_json(folder / MANIFEST_FILE, fields)

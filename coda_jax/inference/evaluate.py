@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from coda_jax import analysis, report
-from coda_jax.checkpoints import folders, state
+from coda_jax.checkpoints import files, folders
 from coda_jax.inference import outputs
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
@@ -213,7 +213,7 @@ def _write(
       / f"{name.replace('/', '_')}.jsonl",
       texts,
     )
-  state.write_json(
+  files.write_json(
     folder / "results.json",
     {
       "task": task,

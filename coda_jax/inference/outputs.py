@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
-from coda_jax.checkpoints import state, tensors
+from coda_jax.checkpoints import files
 from coda_jax.inference.sources import Example
 
 STDOUT = "-"
@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 
 def write_lines(path: pathlib.Path, records: Iterable[Record]) -> None:
   """Writes a whole file of JSON lines, aside and renamed."""
-  with tensors.aside(path) as temporary:
+  with files.aside(path) as temporary:
     with open(temporary, "w", encoding="utf-8") as file:
       append(file, records)
 
@@ -55,7 +55,7 @@ def opened(folder: str, name: str, settings: Record) -> Iterator[TextIO]:
     _check_settings(path, lines, settings)
     _drop_half_line(lines)
   else:
-    state.write_json(path / SETTINGS_FILE, settings)
+    files.write_json(path / SETTINGS_FILE, settings)
   with open(lines, "a", encoding="utf-8") as file:
     yield file
 
@@ -104,7 +104,7 @@ def _check_settings(
   now = json.loads(json.dumps(settings))
   before = {}
   if (folder / SETTINGS_FILE).exists():
-    before = state.read_json(folder / SETTINGS_FILE)
+    before = files.read_json(folder / SETTINGS_FILE)
   for name in {**before, **now}:
     if before.get(name) != now.get(name):
       raise ValueError(

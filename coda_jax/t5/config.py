@@ -48,6 +48,17 @@ class T5Config:
   def __post_init__(self):
     object.__setattr__(self, "dtype", compute_dtype(self.dtype))
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and (type(value) is not int or value < 1):
+        raise ValueError(
+          f"T5Config.{field.name}={value!r}; expected a whole number, 1 or more"
+        )
+    if not 0 <= self.dropout_rate < 1:
+      raise ValueError(
+        f"T5Config.dropout_rate={self.dropout_rate}; expected 0 or more, below "
+        "1"
+      )
     for layer, _ in self.coda.layer_reductions if self.coda else ():
       if not 0 <= layer < self.num_encoder_layers:
         raise ValueError(

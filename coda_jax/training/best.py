@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from coda_jax.checkpoints import tensors
+from coda_jax.checkpoints import files
 
 MODES = ("max", "min")
 
@@ -71,7 +71,7 @@ class Best:
     if self._value is not None and (value - self._value) * self._sign <= 0:
       return False
     # Whole or not at all: the metrics and the model that they are of.
-    with tensors.aside(self._folder) as folder:
+    with files.aside(self._folder) as folder:
       save(folder)
       record = {"step": step, "metric": self._metric, "results": dict(results)}
       (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")

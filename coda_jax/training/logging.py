@@ -12,7 +12,7 @@ import jax
 
 from coda_jax import analysis
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import tensors
+from coda_jax.checkpoints import files
 from coda_jax.t5.config import T5Config
 
 METRICS_FILE = "metrics.jsonl"
@@ -164,7 +164,7 @@ def _drop_later(path: Path, step: int) -> None:
   for line in path.read_text("utf-8").splitlines(keepends=True):
     if line.endswith("\n") and json.loads(line)["step"] <= step:
       kept.append(line)
-  with tensors.aside(path) as temporary:
+  with files.aside(path) as temporary:
     temporary.write_text("".join(kept), "utf-8")
 
 

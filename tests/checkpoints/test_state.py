@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ from safetensors import numpy as safetensors_numpy
 
 from coda_jax import CodaConfig, Transformer, load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import formats, initialise, state
+from coda_jax.checkpoints import formats, hf, initialise, state
 from coda_jax.checkpoints.leaves import leaves_of
 from coda_jax.nn.config import LoraConfig
 
@@ -119,7 +118,8 @@ def test_a_missing_folder_says_what_was_expected(tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-  (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+  model, params = tiny_model()
+  hf.write(tmp_path, model.config, leaves_of(params))
   with pytest.raises(ValueError, match="format None"):
     state.read(tmp_path)
 

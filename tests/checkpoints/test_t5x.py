@@ -98,10 +98,47 @@ def scanned(config, leaves):
   return tree
 
 
-def test_scanned_layers_are_taken_apart(tmp_path):
+@pytest.mark.parametrize("layout", t5x.LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scanned_layers_are_taken_apart(tmp_path, layout, dtype):
   config, leaves = random_leaves()
-  write(tmp_path / "checkpoint_7", scanned(config, leaves))
+  leaves = {p: np.asarray(x).astype(dtype) for p, x in leaves.items()}
+  tree = scanned(config, leaves)
+  write(tmp_path / "checkpoint_7", tree, layout=layout)
+  expected = {p: x.astype(np.float32) for p, x in leaves.items()}
+  assert_loads(tmp_path / "checkpoint_7", config, expected)
+
+
+@pytest.mark.parametrize("layout", t5x.LAYOUTS)
+def test_zeros_are_written_so_that_what_is_missing_got_lost(tmp_path, layout):
+  config, leaves = random_leaves()
+  path = "encoder/layers_0/mlp/wo/kernel"
+  leaves[path] = np.zeros_like(leaves[path])
+  write(tmp_path / "checkpoint_7", leaves, layout=layout)
   assert_loads(tmp_path / "checkpoint_7", config, leaves)
+
+
+def test_a_chunk_that_is_missing_is_not_zeros(tmp_path):
+  _, leaves = random_leaves()
+  write(tmp_path / "checkpoint_7", leaves, layout="msgpack")
+  name = "target.encoder.layers_0.mlp.wo.kernel"
+  (tmp_path / "checkpoint_7" / name / "0.0").unlink()
+  with pytest.raises(ValueError, match=f"{name} is damaged or incomplete"):
+    load_pretrained(tmp_path / "checkpoint_7")
+
+
+def test_arrays_of_orbax_in_files_stay_in_their_folder(tmp_path):
+  config, leaves = random_leaves()
+  state = tmp_path / "checkpoint_7/state"
+  tree = {"target": params_lib.unflatten(leaves)}
+  handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(state, args=ocp.args.PyTreeSave(tree))
+  assert_loads(tmp_path / "checkpoint_7", config, leaves)
+  text = (state / "_METADATA").read_text()
+  (state / "_METADATA").write_text(text.replace('"mlp"', '"../mlp"'))
+  with pytest.raises(ValueError, match=r"_METADATA names an array .*\.\./mlp"):
+    load_pretrained(tmp_path / "checkpoint_7")
 
 
 def test_scanned_position_biases_that_differ_are_refused(tmp_path):

@@ -1,0 +1,57 @@
+"""A safetensors file and the JSON file that describes it, replaced as one.
+
+Two files can't be renamed at once. So the header of the first has a copy of
+what the second says, and each has the copy's digest: a writer that was stopped
+between its two renames leaves digests that differ, and then the copy holds.
+The JSON file may be edited; its digest stays that of the weights.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from coda_jax.checkpoints import files, tensors
+from coda_jax.checkpoints.leaves import Leaf
+
+_DIGEST = "digest"
+_COPY = "description"
+
+
+def write(
+  weights: pathlib.Path,
+  description: pathlib.Path,
+  leaves: Mapping[str, Leaf],
+  fields: Mapping[str, Any],
+) -> None:
+  """Writes both files; what they held stays until the new ones are whole.
+
+  Args:
+    weights: the safetensors file.
+    description: the JSON file.
+    leaves: {name: array}.
+    fields: JSON-ready values, "format" among them.
+  """
+  text = json.dumps(fields, sort_keys=True)
+  fields = {**fields, _DIGEST: hashlib.sha256(text.encode()).hexdigest()}
+  metadata = {"format": fields["format"], _COPY: json.dumps(fields)}
+  tensors.write(weights, leaves, metadata=metadata)
+  files.write_json(description, fields)
+
+
+def read(weights: pathlib.Path, description: pathlib.Path) -> dict[str, Any]:
+  """What describes the weights.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: a damaged file.
+  """
+  fields = files.read_json(description)
+  copy = tensors.read_metadata(weights).get(_COPY)
+  if copy is None:  # Of a version that wrote none.
+    return fields
+  with files.naming(f"{weights}: its header"):
+    inside = json.loads(copy)
+    stale = fields.get(_DIGEST, inside[_DIGEST]) != inside[_DIGEST]
+    return inside if stale else fields

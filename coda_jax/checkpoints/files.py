@@ -1,0 +1,104 @@
+"""Files and folders that are replaced whole, and JSON."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def check_new(path: Any) -> None:
+  """Refuses a place for a new folder where something is.
+
+  Args:
+    path: a pathlib or etils path.
+
+  Raises:
+    FileExistsError: it is a file, a folder that is not empty, or the folder
+      that the program runs in.
+  """
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise FileExistsError(
+      f"{path} is there and not empty; name a new folder, or remove it"
+    )
+  if not path.name:
+    raise FileExistsError(f"{path} is the current folder; name a new one")
+
+
+@contextlib.contextmanager
+def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A temporary neighbour that takes the place of `path` at the end.
+
+  For files and folders. Whatever goes wrong inside, what `path` held stays. A
+  symbolic link stays one: what it points at is replaced.
+  """
+  path = pathlib.Path(os.path.realpath(path))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.tmp")
+  old = path.with_name(f".{path.name}.old")
+  if old.exists() and not path.exists():
+    old.rename(path)  # Killed between the two renames below.
+  _remove(temporary)
+  try:
+    yield temporary
+  except BaseException:
+    _remove(temporary)
+    raise
+  if path.is_dir():  # A folder can't be renamed onto one that has files.
+    _remove(old)
+    path.rename(old)
+    temporary.rename(path)
+    _remove(old)
+  else:
+    temporary.replace(path)
+
+
+def write_json(path: pathlib.Path, fields: Mapping[str, Any]) -> None:
+  """Writes a JSON file, aside and renamed."""
+  with aside(path) as temporary:
+    temporary.write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def read_json(path: Any) -> dict[str, Any]:
+  """Reads a JSON file that holds an object.
+
+  Args:
+    path: a pathlib or etils path.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: it is not JSON, or no object.
+  """
+  if not path.exists():
+    raise FileNotFoundError(f"{path} is not there")
+  try:
+    fields = json.loads(path.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f"{path} is no JSON file: {error}") from error
+  if not isinstance(fields, dict):
+    raise ValueError(f"{path} holds a {type(fields).__name__}, no JSON object")
+  return fields
+
+
+@contextlib.contextmanager
+def naming(what: Any) -> Iterator[None]:
+  """Names a file, or a part of one, in what its values make go wrong inside.
+
+  Raises:
+    ValueError: a value that is absent, of another type or out of range.
+  """
+  try:
+    yield
+  except KeyError as error:
+    raise ValueError(f"{what} lacks {error}") from error
+  except (AttributeError, IndexError, TypeError, ValueError) as error:
+    raise ValueError(f"{what}: {error}") from error
+
+
+def _remove(path: pathlib.Path) -> None:
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""`config.json` of Hugging Face's T5, both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from coda_jax.checkpoints import files
+from coda_jax.t5.config import T5Config
+
+# mT5's and ByT5's checkpoints are T5s; ByT5 calls itself t5.
+MODEL_TYPES = ("t5", "mt5")
+
+_ACTIVATIONS = {
+  "relu": ("relu",),
+  "gated-gelu": ("gelu", "linear"),
+  "gated-silu": ("silu", "linear"),
+}
+
+
+def read(
+  fields: Mapping[str, Any], *, logits_via_embedding: bool, source: Any
+) -> T5Config:
+  """Turns the values of a T5's `config.json` into a `T5Config`.
+
+  Args:
+    fields: the file's values; absent ones have transformers' defaults.
+    logits_via_embedding: whether the logits share the embedding.
+    source: the file's name, for messages.
+
+  Raises:
+    ValueError: a model that `Transformer` can't be.
+  """
+  fixed = {
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+  }
+  model_type = fields.get("model_type")
+  if model_type not in MODEL_TYPES:
+    hint = ""
+    if model_type == "umt5":
+      hint = "; UMT5 has a position bias in every layer, T5 one a stack"
+    raise ValueError(
+      f"{source}: model_type is {model_type!r}; expected one of "
+      f"{MODEL_TYPES}{hint}"
+    )
+  for name, value in fixed.items():
+    if fields.get(name, value) != value:
+      raise ValueError(
+        f"{source}: {name} is {fields[name]}; only {value}, every published "
+        "T5's, is supported"
+      )
+  default = "gated-gelu" if model_type == "mt5" else "relu"
+  projection = fields.get("feed_forward_proj", default)
+  if projection not in tuple(_ACTIVATIONS):  # Which may be a list.
+    raise ValueError(
+      f"{source}: feed_forward_proj is {projection!r}; expected one of "
+      f"{tuple(_ACTIVATIONS)}"
+    )
+  names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+  if missing := [name for name in names if name not in fields]:
+    raise ValueError(f"{source} lacks {', '.join(missing)}")
+  with files.naming(source):
+    return T5Config(
+      vocab_size=fields["vocab_size"],
+      emb_dim=fields["d_model"],
+      num_heads=fields["num_heads"],
+      num_encoder_layers=fields["num_layers"],
+      num_decoder_layers=(
+        fields.get("num_decoder_layers") or fields["num_layers"]
+      ),
+      head_dim=fields["d_kv"],
+      mlp_dim=fields["d_ff"],
+      mlp_activations=_ACTIVATIONS[projection],
+      dropout_rate=fields.get("dropout_rate", 0.1),
+      logits_via_embedding=logits_via_embedding,
+    )
+
+
+def write(config: T5Config, dtype: str) -> dict[str, Any]:
+  """The values of `config.json`, for transformers 4 and 5.
+
+  Args:
+    config: the model's shape.
+    dtype: of the file, "float32" or "bfloat16".
+
+  Raises:
+    ValueError: activations that Hugging Face's T5 does not have.
+  """
+  projections = {value: name for name, value in _ACTIVATIONS.items()}
+  if config.mlp_activations not in projections:
+    raise ValueError(
+      f"mlp_activations={config.mlp_activations} has no name in Hugging Face's "
+      f"T5; expected one of {tuple(projections)}"
+    )
+  return {
+    "architectures": ["T5ForConditionalGeneration"],
+    "model_type": "t5",
+    "vocab_size": config.vocab_size,
+    "d_model": config.emb_dim,
+    "d_kv": config.head_dim,
+    "d_ff": config.mlp_dim,
+    "num_layers": config.num_encoder_layers,
+    "num_decoder_layers": config.num_decoder_layers,
+    "num_heads": config.num_heads,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": config.dropout_rate,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": projections[config.mlp_activations],
+    "is_encoder_decoder": True,
+    # The second is how transformers 5 says the first.
+    "tie_word_embeddings": config.logits_via_embedding,
+    "scale_decoder_outputs": config.logits_via_embedding,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "torch_dtype": dtype,
+  }
+
+
+def scales_outputs(fields: Mapping[str, Any]) -> bool:
+  """Whether the decoder's output is divided by sqrt(d_model) before logits.
+
+  transformers 4 did so where embeddings were tied, 5 has a field for it; and
+  its mT5 never does.
+  """
+  if fields.get("model_type") == "mt5":
+    return False
+  tied = fields.get("tie_word_embeddings", True)
+  return bool(fields.get("scale_decoder_outputs", tied))

@@ -1,0 +1,262 @@
+"""What a user may hand in by mistake: one message that names it, exit code 2.
+
+Through `python -m coda_jax.inspect`'s main, where a traceback would show.
+"""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+import coda_jax
+from coda_jax import CodaConfig, Transformer, convert, inspect, testing
+from coda_jax.checkpoints import hf, state, t5x
+from coda_jax.checkpoints.leaves import leaves_of
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+  """A folder of each kind, to be copied and damaged."""
+  root = tmp_path_factory.mktemp("sources")
+  model = Transformer(testing.tiny_config(dropout_rate=0.1))
+  params = testing.random_params(model)
+  leaves = leaves_of(params)
+  state.save_model(root / "ours", model.config, params)
+  hf.write(root / "hf", model.config, leaves)
+  hf.write(root / "sharded", model.config, leaves, shard_bytes=4000)
+  t5x.write(root / "orbax", leaves)
+  t5x.write(root / "msgpack", leaves, layout="msgpack")
+  coda = Transformer(testing.tiny_config(coda=CodaConfig(bottleneck_dim=4)))
+  params = testing.random_params(coda)
+  coda_jax.save_adapter(root / "adapter", coda, params)
+  return root
+
+
+def edit(file, **changes):
+  """Sets values of a JSON file; None takes one out."""
+
+  def change(folder):
+    fields = json.loads((folder / file).read_text())
+    fields.update(changes)
+    kept = {k: v for k, v in fields.items() if v is not REMOVED}
+    (folder / file).write_text(json.dumps(kept))
+
+  return change
+
+
+def rewrite(file, content):
+  return lambda folder: (folder / file).write_bytes(content)
+
+
+def cut(file, size):
+  def change(folder):
+    path = next(folder.glob(file))
+    path.write_bytes(path.read_bytes()[:size])
+
+  return change
+
+
+def retype(name, dtype):
+  def change(folder):
+    leaves = safetensors_numpy.load_file(folder / hf.WEIGHTS_FILE)
+    leaves[name] = leaves[name].astype(dtype)
+    safetensors_numpy.save_file(leaves, folder / hf.WEIGHTS_FILE)
+
+  return change
+
+
+def add_tensor(name, array):
+  def change(folder):
+    leaves = safetensors_numpy.load_file(folder / hf.WEIGHTS_FILE)
+    leaves[name] = array
+    safetensors_numpy.save_file(leaves, folder / hf.WEIGHTS_FILE)
+
+  return change
+
+
+def beside(other, *files):
+  """Puts files of another source into the folder."""
+
+  def change(folder):
+    for file in files:
+      source = folder.parent / "sources" / other / file
+      if source.is_dir():
+        shutil.copytree(source, folder / file)
+      else:
+        shutil.copyfile(source, folder / file)
+
+  return change
+
+
+REMOVED = object()
+INDEX = hf.INDEX_FILE
+CASES = {
+  # Hugging Face's configuration.
+  "text": ("hf", edit("config.json", num_heads="3"), "num_heads='3'"),
+  "null": ("hf", edit("config.json", num_heads=None), "num_heads=None"),
+  "float": ("hf", edit("config.json", d_model=16.0), "emb_dim=16.0"),
+  "zero": ("hf", edit("config.json", d_kv=0), "head_dim=0"),
+  "negative": ("hf", edit("config.json", vocab_size=-1), "vocab_size=-1"),
+  "list": ("hf", edit("config.json", feed_forward_proj=["relu"]), "['relu']"),
+  "absent": ("hf", edit("config.json", d_ff=REMOVED), "lacks d_ff"),
+  "dropout": ("hf", edit("config.json", dropout_rate="x"), "config.json: "),
+  "no object": ("hf", rewrite("config.json", b"[]"), "no JSON object"),
+  "no json": ("hf", rewrite("config.json", b"{"), "is no JSON file"),
+  "both kinds": ("hf", edit("config.json", format="coda_jax"), "'model_type'"),
+  # safetensors.
+  "empty": ("hf", rewrite("model.safetensors", b""), "is cut off"),
+  "header": (
+    "hf",
+    rewrite("model.safetensors", b"\x10" + bytes(7) + b"{" * 16),
+    "is cut off",
+  ),
+  "header size": ("hf", rewrite("model.safetensors", b"\xff" * 16), "cut off"),
+  "half": ("hf", cut("model.safetensors", 4000), "is cut off"),
+  "integers": ("hf", retype("shared.weight", np.int32), "has dtype int32"),
+  "extra": ("hf", add_tensor("x.weight", np.ones(2, "f")), "x.weight"),
+  "other copy": (
+    "hf",
+    add_tensor("encoder.embed_tokens.weight", np.ones((2, 2), "f")),
+    "encoder.embed_tokens.weight differs from shared.weight",
+  ),
+  # Shards.
+  "map null": ("sharded", edit(INDEX, weight_map=None), "has no weight_map"),
+  "map list": ("sharded", edit(INDEX, weight_map=["a"]), "has no weight_map"),
+  "map values": (
+    "sharded",
+    edit(INDEX, weight_map={"shared.weight": 3}),
+    "should map tensors",
+  ),
+  "index cut": ("sharded", cut(INDEX, 100), "is no JSON file"),
+  "shard cut": ("sharded", cut("model-00002-of-*", 300), "model-00002-of"),
+  "single and index": (
+    "sharded",
+    beside("hf", "model.safetensors"),
+    "has both",
+  ),
+  # Ours.
+  "no t5": ("ours", edit("config.json", t5=REMOVED), "lacks 't5'"),
+  "t5 text": ("ours", edit("config.json", t5="x"), "config.json: "),
+  "t5 unknown": ("ours", edit("config.json", t5={"coda": None, "a": 1}), "'a'"),
+  "t5 bare": ("ours", edit("config.json", t5={}), "lacks 'coda'"),
+  # Adapters.
+  "no coda": ("adapter", edit("adapter_config.json", coda=REMOVED), "'coda'"),
+  "coda list": ("adapter", edit("adapter_config.json", coda=[1]), "_config"),
+  "no lora": ("adapter", edit("adapter_config.json", coda={}), "lacks 'lora'"),
+  "no backbone": (
+    "adapter",
+    edit("adapter_config.json", backbone=REMOVED),
+    "lacks 'backbone'",
+  ),
+  "backbone": (
+    "adapter",
+    edit("adapter_config.json", backbone=3),
+    "backbone is 3",
+  ),
+  # t5x's.
+  "metadata cut": ("orbax", cut("state/_METADATA", 50), "_METADATA is no JSON"),
+  "metadata list": ("orbax", rewrite("state/_METADATA", b"[]"), "_METADATA"),
+  "metadata bare": (
+    "orbax",
+    rewrite("state/_METADATA", b"{}"),
+    "_METADATA lacks 'tree_metadata'",
+  ),
+  "orbax data": ("orbax", cut("state/d/*", 10), "is damaged or incomplete"),
+  "orbax manifest": (
+    "orbax",
+    cut("state/manifest.ocdbt", 10),
+    "is damaged or incomplete",
+  ),
+  "msgpack no map": ("msgpack", rewrite("checkpoint", b"\x01"), "checkpoint"),
+  "zarr cut": (
+    "msgpack",
+    cut("target.encoder.layers_0.mlp.wo.kernel/0.0", 20),
+    "layers_0.mlp.wo.kernel is damaged",
+  ),
+  # Several at once.
+  "hf and t5x": (
+    "orbax",
+    beside("hf", "config.json", "model.safetensors"),
+    "holds several checkpoints",
+  ),
+  "both layouts": (
+    "orbax",
+    beside("msgpack", "checkpoint"),
+    "holds several checkpoints",
+  ),
+  "adapter and model": (
+    "adapter",
+    beside("ours", "config.json", "model.safetensors"),
+    "holds an adapter and a model",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_wrong_is_named(tmp_path, capsys, sources, case):
+  name, damage, message = CASES[case]
+  (tmp_path / "sources").symlink_to(sources)
+  folder = tmp_path / "folder"
+  shutil.copytree(sources / name, folder)
+  assert inspect.main([str(folder)]) == 0
+  capsys.readouterr()
+  damage(folder)
+  assert inspect.main([str(folder)]) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert str(folder) in error
+  if name == "adapter":
+    return
+  target = tmp_path / "target"
+  assert convert.main([str(folder), str(target), "--to", "coda_jax"]) == 2
+  assert not target.exists()
+  assert not list(tmp_path.glob(".target*"))
+
+
+@pytest.mark.parametrize(
+  "spec",
+  ["text", {"driver": "zarr"}, {"driver": "zarr", "kvstore": {}}, None],
+)
+def test_a_strange_place_of_an_array(tmp_path, capsys, sources, spec):
+  from flax import serialization
+
+  folder = tmp_path / "folder"
+  shutil.copytree(sources / "msgpack", folder)
+  file = folder / "checkpoint"
+  tree = serialization.msgpack_restore(file.read_bytes())
+  kernel = tree["optimizer"]["target"]["encoder"]["layers_0"]["mlp"]["wo"]
+  kernel["kernel"] = spec
+  file.write_bytes(serialization.msgpack_serialize(tree))
+  assert inspect.main([str(folder)]) == 2
+  assert str(folder) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "a/b"])
+def test_an_array_outside_the_folder(tmp_path, capsys, sources, name):
+  from flax import serialization
+
+  folder = tmp_path / "folder"
+  shutil.copytree(sources / "msgpack", folder)
+  file = folder / "checkpoint"
+  tree = serialization.msgpack_restore(file.read_bytes())
+  kernel = tree["optimizer"]["target"]["encoder"]["layers_0"]["mlp"]["wo"]
+  kernel["kernel"]["kvstore"]["path"] = name
+  file.write_bytes(serialization.msgpack_serialize(tree))
+  assert inspect.main([str(folder)]) == 2
+  assert "expected a folder beside the file" in capsys.readouterr().err
+
+
+def test_weights_of_another_adapter_bring_their_own_backbone(tmp_path):
+  """A file that was swapped does not pass for one of this backbone."""
+  model = Transformer(testing.tiny_config(coda=CodaConfig(bottleneck_dim=4)))
+  params = testing.random_params(model)
+  other = jax.tree.map(lambda x: x * 2, params)
+  coda_jax.save_adapter(tmp_path / "a", model, params)
+  coda_jax.save_adapter(tmp_path / "b", model, other)
+  weights = "adapter_model.safetensors"
+  shutil.copyfile(tmp_path / "b" / weights, tmp_path / "a" / weights)
+  with pytest.raises(ValueError, match="another backbone"):
+    coda_jax.load_adapter(tmp_path / "a", model, params)
