@@ -40,8 +40,17 @@ TRAIN = [
   "tqdm>=4.70",
 ]
 
+EXPORT = [
+  "importlib_resources>=7.1",
+  "sentencepiece>=0.2.3",
+  "seqio>=0.0.20",
+  "tensorflow>=2.21",
+  "tensorflow-text>=2.21.1",
+]
+
 EXTRAS = {
   "train": TRAIN,
+  "export": EXPORT,
   "hf": ["torch>=2.13", "transformers>=5.23,<6"],
   "tpu": [f"jax[tpu]{JAX}"],
   # CUDA 12 runs on older drivers than 13 and on all newer ones.

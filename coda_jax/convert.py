@@ -95,7 +95,7 @@ def convert(
       f"{source} has adapters or routers, for which a checkpoint of t5x has no "
       "configuration; add --backbone, and keep the adapter beside it"
     )
-  _check_target(target)
+  tensors.check_new(t5x.path_of(target))
   if dry_run:
     return config, written
   with _folder(target) as folder:
@@ -114,14 +114,6 @@ def _cast(leaf: Leaf, dtype: str | None) -> Leaf:
   if dtype is None:
     dtype = "float32" if leaf.dtype == jnp.float16 else leaf.dtype.name
   return leaf.astype(dtype)
-
-
-def _check_target(target: str | os.PathLike[str]) -> None:
-  folder = t5x.path_of(target)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise FileExistsError(
-      f"{target} is there and not empty; name a new folder, or remove it"
-    )
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
+from typing import NamedTuple
 
 PACKAGES = {
   "wordnet": "wordnet-base",
@@ -61,29 +62,62 @@ SKIPPED_PAGES = {
 def wordnet_documents(root: pathlib.Path) -> Iterator[str]:
   """Yields documents of related glosses, in lexicographer file order."""
   for part in ("noun", "verb", "adj", "adv"):
-    path = root / "usr/share/wordnet" / f"data.{part}"
-    synsets = [
-      _parse_synset(line)
-      for line in path.read_text("utf-8").splitlines()
-      if not line.startswith("  ")
-    ]
-    synsets.sort(key=lambda synset: synset[0])
-    for _, group in itertools.groupby(synsets, key=lambda synset: synset[0]):
-      entries = [text for _, text in group]
+    synsets = sorted(wordnet_synsets(root, part), key=lambda s: s.file)
+    for _, group in itertools.groupby(synsets, key=lambda s: s.file):
+      entries = [_entry(synset) for synset in group]
       for start in range(0, len(entries), GLOSSES_PER_DOCUMENT):
         yield " ".join(entries[start : start + GLOSSES_PER_DOCUMENT])
 
 
-def _parse_synset(line: str) -> tuple[int, str]:
-  """Returns a synset's lexicographer file and "lemma, lemma: gloss."."""
-  fields, gloss = line.split(" | ", 1)
-  columns = fields.split()
-  words = columns[4 : 4 + 2 * int(columns[3], 16) : 2]
-  # Adjectives carry syntactic markers, as in "galore(ip)".
-  lemmas = [re.sub(r"\([a-z]+\)$", "", w).replace("_", " ") for w in words[:3]]
-  gloss = gloss.strip().rstrip(";")
+class Synset(NamedTuple):
+  """A line of WordNet's data files.
+
+  Attributes:
+    offset: names it among those of its part of speech.
+    file: its lexicographer file, by number.
+    lemmas: its words.
+    gloss: what they mean.
+    pointers: (symbol, (part of speech, offset)) of those that it points to.
+  """
+
+  offset: str
+  file: int
+  lemmas: tuple[str, ...]
+  gloss: str
+  pointers: tuple[tuple[str, tuple[str, str]], ...]
+
+
+def wordnet_synsets(root: pathlib.Path, part: str) -> Iterator[Synset]:
+  """Reads data.noun, data.verb, data.adj or data.adv (wndb(5WN))."""
+  path = root / "usr/share/wordnet" / f"data.{part}"
+  for line in path.read_text("utf-8").splitlines():
+    if line.startswith("  "):  # the licence
+      continue
+    columns, gloss = line.split(" | ", 1)
+    fields = columns.split()
+    count = int(fields[3], 16)
+    words = fields[4 : 4 + 2 * count : 2]
+    rest = fields[5 + 2 * count :]
+    yield Synset(
+      offset=fields[0],
+      file=int(fields[1]),
+      # Adjectives carry syntactic markers, as in "galore(ip)".
+      lemmas=tuple(
+        re.sub(r"\([a-z]+\)$", "", w).replace("_", " ") for w in words
+      ),
+      gloss=gloss.strip(),
+      pointers=tuple(
+        # A satellite ("s") is an adjective.
+        (rest[i], (rest[i + 2].replace("s", "a"), rest[i + 1]))
+        for i in range(0, 4 * int(fields[4 + 2 * count]), 4)
+      ),
+    )
+
+
+def _entry(synset: Synset) -> str:
+  gloss = synset.gloss.rstrip(";")
   ending = "" if re.search(r'[.!?]"?$', gloss) else "."
-  return int(columns[1]), f"{', '.join(lemmas)}: {gloss}{ending}"
+  return f"{', '.join(synset.lemmas[:3])}: {gloss}{ending}"
 
 
 class PageText(HTMLParser):
@@ -211,6 +245,23 @@ def unpack(package: str, deb_dir: pathlib.Path, work: pathlib.Path):
   return root, found[0].name
 
 
+def split_of(digest: str) -> str:
+  """Returns the split of a text with this hash, in hexadecimal."""
+  held_out = int(digest[:8], 16) % 100 < VALIDATION_PERCENT
+  return "validation" if held_out else "train"
+
+
+def read_train(corpus: pathlib.Path) -> Iterator[str]:
+  """Yields the training documents of a corpus that was built."""
+  shards = sorted(corpus.glob("*-train-*.txt"))
+  if not shards:
+    raise SystemExit(
+      f"No *-train-*.txt in {corpus}: run scripts/build_corpus.py."
+    )
+  for shard in shards:
+    yield from shard.read_text("utf-8").splitlines()
+
+
 def write_split(texts: list[str], output: pathlib.Path, stem: str) -> None:
   """Writes one document a line into shards of about SHARD_CHARACTERS."""
   total = sum(map(len, texts))
@@ -251,8 +302,7 @@ def main() -> None:
         if len(text.split()) < MIN_WORDS or digest in seen:
           continue
         seen.add(digest)
-        held_out = int(digest[:8], 16) % 100 < VALIDATION_PERCENT
-        splits["validation" if held_out else "train"][digest] = text
+        splits[split_of(digest)][digest] = text
       for split, by_digest in splits.items():
         texts = [by_digest[digest] for digest in sorted(by_digest)]
         write_split(texts, output, f"{source}-{split}")

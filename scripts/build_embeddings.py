@@ -14,6 +14,7 @@ import argparse
 import pathlib
 from collections.abc import Iterable, Iterator
 
+import build_corpus
 import jax
 import numpy as np
 from scipy import sparse
@@ -65,16 +66,9 @@ def embeddings(pairs: np.ndarray, features: int) -> np.ndarray:
 
 
 def read(corpus: pathlib.Path) -> Iterator[list[int]]:
-  """Yields the token ids of each training document."""
+  """The token ids of each training document."""
   vocabulary = vocabularies.load("tiny")
-  shards = sorted(corpus.glob("*-train-*.txt"))
-  if not shards:
-    raise SystemExit(
-      f"No *-train-*.txt in {corpus}: run scripts/build_corpus.py."
-    )
-  for shard in shards:
-    for document in shard.read_text("utf-8").splitlines():
-      yield vocabulary.encode(document)
+  return (vocabulary.encode(d) for d in build_corpus.read_train(corpus))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ and `pairs.json` (counts). About 1 passage in 100 is held out, by its hash.
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import itertools
 import json
@@ -22,13 +23,12 @@ import random
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import build_corpus
+from build_corpus import Synset
 
 PASSAGES = 40_000  # of each task
 PASSAGE_WORDS = 75
-VALIDATION_PERCENT = 1
 # Topics: groups of synsets that are neither rare nor nearly everything.
 TOPIC_MEMBERS = (12, 5000)
 KIND_MEMBERS = (30, 1500)
@@ -44,35 +44,13 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;])['\")]* ")
 Key = tuple[str, str]  # part of speech, offset
 
 
-class Synset(NamedTuple):
-  """A line of WordNet's data files: words, gloss, and pointers to others."""
-
-  lemmas: tuple[str, ...]
-  gloss: str
-  pointers: tuple[tuple[str, Key], ...]
-
-
-def read_synsets(folder: pathlib.Path) -> dict[Key, Synset]:
-  """Reads data.noun, data.verb, data.adj and data.adv (wndb(5WN))."""
-  synsets = {}
-  for part, tag in (("noun", "n"), ("verb", "v"), ("adj", "a"), ("adv", "r")):
-    for line in (folder / f"data.{part}").read_text("utf-8").splitlines():
-      if line.startswith("  "):
-        continue
-      columns, gloss = line.split(" | ", 1)
-      fields = columns.split()
-      count = int(fields[3], 16)
-      words = fields[4 : 4 + 2 * count : 2]
-      rest = fields[5 + 2 * count :]
-      pointers = tuple(
-        (rest[i], ("a" if rest[i + 2] == "s" else rest[i + 2], rest[i + 1]))
-        for i in range(0, 4 * int(fields[4 + 2 * count]), 4)
-      )
-      lemmas = tuple(
-        re.sub(r"\([a-z]+\)$", "", word).replace("_", " ") for word in words
-      )
-      synsets[tag, fields[0]] = Synset(lemmas, gloss.strip(), pointers)
-  return synsets
+def read_synsets(root: pathlib.Path) -> dict[Key, Synset]:
+  """Reads all synsets of an unpacked package."""
+  return {
+    (tag, synset.offset): synset
+    for part, tag in (("noun", "n"), ("verb", "v"), ("adj", "a"), ("adv", "r"))
+    for synset in build_corpus.wordnet_synsets(root, part)
+  }
 
 
 def closure(synsets: Mapping[Key, Synset], key: Key) -> list[Key]:
@@ -112,7 +90,9 @@ def groups(
       for symbol, target in synsets[kind].pointers
       if symbol == _TOPIC_POINTER
     }
-    for topic in {t for o in own for t in closure(synsets, o) if t in filed}:
+    # Sorted: the order of a set of strings changes from process to process.
+    reached = {t for o in own for t in closure(synsets, o) if t in filed}
+    for topic in sorted(reached):
       topics[topic].append(key)
   return tuple(
     {k: v for k, v in found.items() if low <= len(v) <= high}
@@ -189,17 +169,20 @@ def write(
   """Writes distinct pairs in both splits; returns how many."""
   counts = collections.Counter()
   seen = set()
-  paths = {s: output / f"{task}-{s}.jsonl" for s in ("train", "validation")}
-  with paths["train"].open("w") as train, paths["validation"].open("w") as held:
+  with contextlib.ExitStack() as stack:
+    files = {
+      split: stack.enter_context((output / f"{task}-{split}.jsonl").open("w"))
+      for split in ("train", "validation")
+    }
     for text, target in itertools.islice(pairs, PASSAGES):
       digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
       if digest in seen:
         continue
       seen.add(digest)
-      is_held = int(digest[:8], 16) % 100 < VALIDATION_PERCENT
+      split = build_corpus.split_of(digest)
       row = json.dumps({"text": text, "target": target}, ensure_ascii=False)
-      (held if is_held else train).write(row + "\n")
-      counts[f"{task}-validation" if is_held else f"{task}-train"] += 1
+      files[split].write(row + "\n")
+      counts[f"{task}-{split}"] += 1
   return dict(counts)
 
 
@@ -218,12 +201,7 @@ def main() -> None:
   arguments = parser.parse_args()
   arguments.output.mkdir(parents=True, exist_ok=True)
   rng = random.Random(0)
-  shards = sorted(arguments.corpus.glob("*-train-*.txt"))
-  documents = [d for s in shards for d in s.read_text("utf-8").splitlines()]
-  if not documents:
-    raise SystemExit(
-      f"No *-train-*.txt in {arguments.corpus}: run scripts/build_corpus.py."
-    )
+  documents = list(build_corpus.read_train(arguments.corpus))
   common = common_words(documents)
   passages = [p for d in documents for p in headline_pairs(d, common)]
   rng.shuffle(passages)
@@ -234,7 +212,7 @@ def main() -> None:
       arguments.deb_dir or pathlib.Path(work),
       pathlib.Path(work),
     )
-    synsets = read_synsets(root / "usr/share/wordnet")
+    synsets = read_synsets(root)
   counts |= write(topic_pairs(synsets, rng), arguments.output, "topics")
   (arguments.output / "pairs.json").write_text(json.dumps(counts, indent=2))
   print(json.dumps(counts))

@@ -98,6 +98,21 @@ def write(
       file.write(array.reshape(-1).view(np.uint8).data)
 
 
+def check_new(path: Any) -> None:
+  """Refuses a place for a new folder where something is.
+
+  Args:
+    path: a pathlib or etils path.
+
+  Raises:
+    FileExistsError: it is a file, or a folder that is not empty.
+  """
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise FileExistsError(
+      f"{path} is there and not empty; name a new folder, or remove it"
+    )
+
+
 @contextlib.contextmanager
 def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """A temporary neighbour that takes the place of `path` at the end.

@@ -170,7 +170,7 @@ def _read_tsv(path: str) -> Rows:
 
 
 def _delimited(path: str, **dialect: Any) -> Rows:
-  with open(path, encoding="utf-8-sig", errors="strict", newline="") as file:
+  with open(path, encoding="utf-8-sig", newline="") as file:
     reader = csv.reader(file, **dialect)
     header = None
     while True:

@@ -6,6 +6,7 @@ same arguments changes nothing.
 """
 
 import functools
+import glob
 from collections.abc import Callable, Mapping, Sequence
 
 import seqio
@@ -191,17 +192,17 @@ def table_task(
 
   def make():
     splits = {}
-    for split in bbc.SPLITS:
+    for split in ("train", "validation", "test"):
       pattern = filepattern.replace("{split}", split)
       # Training needs its split, the others may be missing.
-      if split == "train" or tf.io.gfile.glob(pattern):
+      if split == "train" or glob.glob(pattern):
         splits[split] = tables.load(
           pattern, inputs=inputs, targets=targets, skip_bad_rows=skip_bad_rows
         )
     _add_text_task(name, splits, vocabulary, functions)
 
-  arguments = (filepattern, inputs, targets, vocabulary, *functions)
-  return register(name, arguments, make)
+  arguments = (filepattern, inputs, targets, vocabulary, skip_bad_rows)
+  return register(name, (*arguments, *functions), make)
 
 
 def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:

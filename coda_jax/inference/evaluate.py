@@ -75,12 +75,9 @@ def evaluate(
     FileNotFoundError, ValueError: arguments or checkpoints that do not fit.
     FloatingPointError: the loss of a checkpoint is not finite.
   """
-  for name, value, least in (
-    ("batch_size", batch_size, 1),
-    ("repeats", repeats, 0),
-  ):
-    if value < least:
-      raise ValueError(f"{name}={value}; expected {least} or more")
+  inputs.check_counts(batch_size=batch_size)
+  if repeats < 0:
+    raise ValueError(f"repeats={repeats}; expected 0 or more")
   if isinstance(reductions, int | float):
     raise ValueError(f"REDUCTIONS={reductions}; expected ({reductions},)")
   for reduction in reductions or ():

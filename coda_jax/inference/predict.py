@@ -246,9 +246,7 @@ def _check(
       "GENERATE asks for samples; expected method 'greedy' or 'beam', which "
       "give the same answer again after a restart"
     )
-  for name, value in (("batch_size", batch_size), ("window", window)):
-    if value < 1:
-      raise ValueError(f"{name}={value}; expected 1 or more")
+  inputs.check_counts(batch_size=batch_size, window=window)
 
 
 def _only(paths: Sequence[str], asked: str) -> str:

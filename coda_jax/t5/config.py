@@ -76,7 +76,9 @@ class T5Config:
   def with_reduction(self, reduction: float) -> "T5Config":
     """The same model at another r, in every encoder layer that routes.
 
-    At 1 no token is left out, and the routers are not used: the dense model
+    For serving one set of parameters at several r, and for training it so.
+    Layers with an r of their own take this one, dense layers stay dense. At 1
+    no token is left out, and the routers are not used: the dense model
     beside its adapters.
 
     Raises:
@@ -85,7 +87,7 @@ class T5Config:
     if not self.is_routed:
       raise ValueError(
         f"r = {reduction:g} was asked of a model that does not route tokens; "
-        "only one of the method coda or coda_lora can run at another r"
+        "use methods/coda.gin or methods/coda_lora.gin, with REDUCTION above 1"
       )
     dense = [
       (i, 1.0)

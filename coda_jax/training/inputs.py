@@ -36,6 +36,17 @@ def check_task(name: str, lengths: Mapping[str, int], vocab_size: int) -> None:
     )
 
 
+def check_counts(**counts: int) -> None:
+  """Checks arguments that count something.
+
+  Raises:
+    ValueError: naming the one that is below 1.
+  """
+  for name, value in counts.items():
+    if value < 1:
+      raise ValueError(f"{name}={value}; expected 1 or more")
+
+
 def check_lengths(lengths: Mapping[str, int]) -> None:
   """Checks that inputs and targets both have a length.
 
@@ -182,15 +193,18 @@ def task_examples(
   Yields:
     {"inputs", "targets"}, tokens without padding, and whatever else the task's
     preprocessors leave, such as "inputs_pretokenized".
+
+  Raises:
+    OSError: as `readable`.
   """
   import seqio
-  import tensorflow as tf
 
-  tf.config.set_visible_devices([], "GPU")
+  _only_read()
   dataset = seqio.get_mixture_or_task(name).get_dataset(
     sequence_length=dict(lengths), split=split, shuffle=False, num_epochs=1
   )
-  return dataset.as_numpy_iterator()
+  with readable(name, split):
+    yield from dataset.as_numpy_iterator()
 
 
 def text_of(
@@ -220,10 +234,8 @@ def pad_batch(batch: Batch, batch_size: int) -> Batch:
 
 def _dataset(name, split, lengths, *, pack=False, **kwargs):
   import seqio
-  import tensorflow as tf
 
-  # tensorflow only reads here; the accelerator's memory is for jax.
-  tf.config.set_visible_devices([], "GPU")
+  _only_read()
   return seqio.get_dataset(
     name,
     task_feature_lengths=dict(lengths),
@@ -232,3 +244,10 @@ def _dataset(name, split, lengths, *, pack=False, **kwargs):
     verbose=False,
     **kwargs,
   )
+
+
+def _only_read():
+  """Leaves the accelerator's memory to jax: tensorflow only reads here."""
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], "GPU")

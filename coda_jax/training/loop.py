@@ -129,9 +129,14 @@ def train(
   inputs.check_task(
     mixture_or_task_name, task_feature_lengths, model.config.vocab_size
   )
-  _check(
+  inputs.check_counts(
     batch_size=batch_size, train_steps=train_steps, microbatches=microbatches
   )
+  if batch_size % microbatches:
+    raise ValueError(
+      f"batch_size={batch_size} does not divide into microbatches="
+      f"{microbatches}; choose a divisor"
+    )
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
   init_key, train_key = jax.random.split(jax.random.key(seed))
@@ -141,7 +146,7 @@ def train(
   current = state.TrainState.create(trained, transform)
   train_step = {
     r: steps.make_train_step(
-      elastic.at_reduction(model, r) if reductions else model,
+      type(model)(model.config.with_reduction(r)) if reductions else model,
       transform,
       z_loss=z_loss,
       label_smoothing=label_smoothing,
@@ -266,17 +271,6 @@ def train(
       logger.close()
       checkpoints.close()
   return results
-
-
-def _check(**counts: int) -> None:
-  for name, value in counts.items():
-    if value < 1:
-      raise ValueError(f"{name}={value}; expected 1 or more")
-  if counts["batch_size"] % counts["microbatches"]:
-    raise ValueError(
-      f"batch_size={counts['batch_size']} does not divide into microbatches="
-      f"{counts['microbatches']}; choose a divisor"
-    )
 
 
 def _is_stalled(best: int | None, step: int, patience: int | None) -> bool:

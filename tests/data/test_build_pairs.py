@@ -1,9 +1,14 @@
 import collections
 import itertools
 import json
+import pathlib
 import random
+import subprocess
+import sys
 
 import pytest
+
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +32,12 @@ NOUNS = """\
 
 @pytest.fixture
 def synsets(build_pairs, tmp_path):
-  (tmp_path / "data.noun").write_text(NOUNS)
+  folder = tmp_path / "usr/share/wordnet"
+  folder.mkdir(parents=True)
+  (folder / "data.noun").write_text(NOUNS)
   for part in ("verb", "adv"):
-    (tmp_path / f"data.{part}").write_text("  1 the licence\n")
-  (tmp_path / "data.adj").write_text(
+    (folder / f"data.{part}").write_text("  1 the licence\n")
+  (folder / "data.adj").write_text(
     "00000003 00 s 01 sporty(p) 0 001 ;c 00000001 n 0000 | fond of it\n"
   )
   return build_pairs.read_synsets(tmp_path)
@@ -38,6 +45,8 @@ def synsets(build_pairs, tmp_path):
 
 def test_synsets_are_read(synsets):
   assert synsets["n", "00000003"] == (
+    "00000003",
+    18,
     ("striker", "forward"),
     "one who scores;",
     (("@", ("n", "00000006")), (";c", ("n", "00000002"))),
@@ -59,6 +68,34 @@ def test_topics_reach_down_and_up(build_pairs, synsets, monkeypatch):
     "sport": ["being", "cat", "poacher here", "sporty", "striker"],
   }
   assert kinds["n", "00000006"] == [("n", f"0000000{i}") for i in (3, 4, 5)]
+
+
+def test_the_hash_seed_changes_nothing(tmp_path):
+  entries = [f"000001{i:02} 04 n 01 t{i} 0 000 | a topic" for i in range(20)]
+  pointers = " ".join(f";c 000001{i:02} n 0000" for i in range(20))
+  entries.append(f"00000200 04 n 01 all 0 020 {pointers} | filed under all")
+  folder = tmp_path / "usr/share/wordnet"
+  folder.mkdir(parents=True)
+  for part, lines in (
+    ("noun", entries),
+    ("verb", []),
+    ("adj", []),
+    ("adv", []),
+  ):
+    (folder / f"data.{part}").write_text("\n".join(lines))
+  code = (
+    "import build_pairs, pathlib; build_pairs.TOPIC_MEMBERS = (1, 9);"
+    f"synsets = build_pairs.read_synsets(pathlib.Path({str(tmp_path)!r}));"
+    "print(list(build_pairs.groups(synsets)[0]))"
+  )
+  printed = {
+    subprocess.check_output(
+      [sys.executable, "-W", "error", "-c", code],
+      env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(SCRIPTS)},
+    )
+    for seed in "12"
+  }
+  assert len(printed) == 1 and b"00000119" in printed.pop()
 
 
 def test_topic_pairs_are_of_their_group(build_pairs, synsets, monkeypatch):
@@ -99,7 +136,7 @@ def test_common_words_are_counted_in_lower_case(build_pairs, monkeypatch):
 
 
 def test_splits_are_apart(build_pairs, tmp_path, monkeypatch):
-  monkeypatch.setattr(build_pairs, "VALIDATION_PERCENT", 30)
+  monkeypatch.setattr(build_pairs.build_corpus, "VALIDATION_PERCENT", 30)
   pairs = [(f"text {i % 50}", "x") for i in range(60)]
   counts = build_pairs.write(iter(pairs), tmp_path, "t")
   rows = {

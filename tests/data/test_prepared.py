@@ -99,6 +99,8 @@ def test_damaged_file(prepare):
   with pytest.raises(OSError, match=message.format("validation")):
     list(inputs.eval_batches(name, "validation", lengths=lengths, batch_size=9))
   with pytest.raises(OSError, match=message.format("validation")):
+    list(inputs.task_examples(name, "validation", lengths))
+  with pytest.raises(OSError, match=message.format("validation")):
     evaluation.Evaluation(
       None,
       name,

@@ -186,6 +186,16 @@ def test_a_users_table(table):
   assert second["targets"][-1] == vocabulary.eos_id
 
 
+def test_bad_rows_are_skipped_only_where_asked(table, tmp_path):
+  with (tmp_path / "t-train.csv").open("a") as file:
+    file.write("\nof one field")
+  arguments = {"name": "rows", "inputs": "{text}", "targets": "{label}"}
+  with pytest.warns(UserWarning, match="left out 1 bad rows of 7"):
+    tasks.table_task(table, skip_bad_rows=True, **arguments)
+  with pytest.raises(ValueError, match="'rows' is registered already"):
+    tasks.table_task(table, **arguments)
+
+
 def test_a_metric_that_does_not_exist(table):
   with pytest.raises(ValueError, match="no metric 'acuracy': expected .*rouge"):
     tasks.table_task(

@@ -21,9 +21,7 @@ def test_one_set_of_parameters_serves_every_r(r):
   base = model(layer_reductions=((1, 4),))
   params = testing.random_params(base)
   batch = testing.token_batch(base.config.vocab_size)
-  other = elastic.at_reduction(base, r)
-  assert other.config.coda.layer_reduction(0) == r
-  assert other.config.coda.layer_reduction(1) == 4
+  other = Transformer(base.config.with_reduction(r))
   logits = other.apply({"params": params}, **batch, enable_dropout=False)
   assert np.isfinite(logits).all()
   expected = params_lib.flatten(initialise.abstract_params(other))
@@ -43,11 +41,3 @@ def test_choice_depends_on_seed_and_step_alone():
   ]
   counts = collections.Counter(draws)
   assert all(150 < counts[r] < 250 for r in reductions)
-
-
-def test_dense_models_have_no_reduction():
-  dense = Transformer(testing.tiny_config())
-  with pytest.raises(
-    ValueError, match=r"does not route; use methods/coda\.gin"
-  ):
-    elastic.at_reduction(dense, 3)

@@ -262,7 +262,7 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
     ({"train_steps": -1}, "train_steps=-1; expected 1 or more"),
     ({"microbatches": 3}, "batch_size=4 does not divide into microbatches=3"),
     ({"early_stop_steps": 3}, "early_stop_steps needs best_metric"),
-    ({"reductions": (2,)}, "does not route; use methods/coda.gin"),
+    ({"reductions": (2,)}, "does not route tokens; use methods/coda.gin"),
     ({"trained_patterns": ("x",)}, "match none of the"),
     ({"mixture_or_task_name": "none"}, "no seqio task or mixture 'none'"),
     (
