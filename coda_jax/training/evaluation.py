@@ -1,6 +1,7 @@
 """Loss, routing statistics and a task's own metrics on a split."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -68,16 +69,21 @@ class Evaluation:
     return self._measure(params)[0]
 
   def with_predictions(
-    self, params: Any
+    self, params: Any, *, texts: int | None = None
   ) -> tuple[dict[str, float], dict[str, list[dict[str, str]]]]:
     """Returns what a call does, and what the metrics were computed from.
 
     That is {task: [{"input", "target", "prediction"}]}, texts in the order of
     the split, for each task that has metrics.
+
+    Args:
+      params: of the model.
+      texts: the first so many of each task; None for all.
     """
     metrics, outputs = self._measure(params)
     return metrics, {
-      task: list(self._texts(task, tokens)) for task, tokens in outputs.items()
+      task: list(itertools.islice(self._texts(task, tokens), texts))
+      for task, tokens in outputs.items()
     }
 
   def _measure(self, params):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def format_scalars(scalars: Mapping[str, float]) -> str:
 
 
 class Logger:
-  """Writes scalars to `MODEL_DIR` and tells the user how far the run is.
+  """Writes scalars and texts to `MODEL_DIR`, and says how far the run is.
 
   `MODEL_DIR/metrics.jsonl` has one object a line, `{"step": n, name: value}`;
   TensorBoard's files are beside it. On a terminal there is a progress bar,
@@ -105,6 +106,30 @@ class Logger:
     self._tensorboard.write_scalars(step, named)
     self._lines.write(json.dumps({"step": step, **named}) + "\n")
     self._lines.flush()
+
+  def write_texts(
+    self,
+    step: int,
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    prefix: str,
+  ) -> None:
+    """Writes examples to TensorBoard, `prefix/task/number`.
+
+    Args:
+      step: steps done.
+      predictions: of each task, as `Evaluation.with_predictions` gives them.
+      prefix: what comes before the names.
+    """
+    for task, examples in predictions.items():
+      texts = {
+        f"{prefix}/{task}/{i}": "\n\n".join(
+          # TensorBoard reads Markdown, which leaves indented lines alone.
+          f"{name}\n\n{textwrap.indent(str(text), '    ', lambda line: True)}"
+          for name, text in example.items()
+        )
+        for i, example in enumerate(examples)
+      }
+      self._tensorboard.write_texts(step, texts)
 
   def progress(
     self, step: int, loss: float, rate: float, tokens: float

@@ -34,6 +34,9 @@ from coda_jax.training.logging import (
 
 _NORMS = ("grad_norm", "update_norm")
 
+# Of each task, in TensorBoard after an evaluation.
+_SHOWN_EXAMPLES = 4
+
 
 def train(
   *,
@@ -246,8 +249,11 @@ def train(
           raise process.Stopped
         if evaluates:
           with stop.at_once():
-            results = evaluation(params_lib.merge(current.trained, frozen))
+            results, predictions = evaluation.with_predictions(
+              params_lib.merge(current.trained, frozen), texts=_SHOWN_EXAMPLES
+            )
           logger.write(done, results, "eval")
+          logger.write_texts(done, predictions, "eval")
           logger.say(f"step {done}  {eval_split}: {format_scalars(results)}")
           if best and best.update(
             done, results, functools.partial(save, current.trained)

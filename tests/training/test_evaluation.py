@@ -90,6 +90,8 @@ def test_predictions_are_what_the_metrics_saw(task):
   )
   metrics, predictions = measure.with_predictions(params)
   assert metrics == measure(params)
+  first = measure.with_predictions(params, texts=2)
+  assert first == (metrics, {task: predictions[task][:2]})
   (texts,) = predictions.values()
   examples = seqio.get_mixture_or_task(task).get_dataset(
     LENGTHS, "validation", shuffle=False

@@ -4,6 +4,9 @@ import signal
 import jax
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 import coda_jax
 from coda_jax import params as params_lib
@@ -102,8 +105,8 @@ def scores(monkeypatch):
     def __init__(self, *args, **kwargs):
       pass
 
-    def __call__(self, params):
-      return {"score": values.pop(0)}
+    def with_predictions(self, params, *, texts):
+      return {"score": values.pop(0)}, {}
 
   monkeypatch.setattr(loop, "Evaluation", Scripted)
   return values
@@ -183,11 +186,45 @@ def _terminating(function, *, at):
 
 def test_sigterm_in_an_evaluation(task, tmp_path, monkeypatch):
   def evaluate(*args, **kwargs):
-    return lambda params: signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
 
-  monkeypatch.setattr(loop, "Evaluation", evaluate)
+  monkeypatch.setattr(loop.Evaluation, "with_predictions", evaluate)
   assert train(task, tmp_path, eval_period=2) == {}
   assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def texts(model_dir):
+  """{(step, tag): text} of the event files."""
+  found = {}
+  for path in model_dir.glob("events.out.tfevents.*"):
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+      event = event_pb2.Event.FromString(record)
+      for value in event.summary.value:
+        if value.metadata.plugin_data.plugin_name == "text":
+          (text,) = value.tensor.string_val
+          found[event.step, value.tag] = text.decode()
+  return found
+
+
+def test_tensorboard_shows_examples(task, tmp_path):
+  train(task, tmp_path, predict=True, eval_period=2)
+  found = texts(tmp_path)
+  tags = [f"eval/{task}/{i}" for i in range(4)]
+  assert list(found) == [(step, tag) for step in (2, 4) for tag in tags]
+  examples = seqio.get_mixture_or_task(task).get_dataset(
+    {"inputs": 8, "targets": 3}, "validation", shuffle=False
+  )
+  for i, example in enumerate(examples.take(4).as_numpy_iterator()):
+    for step in (2, 4):
+      assert found[step, tags[i]].startswith(
+        f"input\n\n    {example['inputs'].tolist()}\n\n"
+        f"target\n\n    {example['targets'].tolist()}\n\n"
+        "prediction\n\n    ["
+      )
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [list(json.loads(line)) for line in lines if "eval/" in line] == [
+    ["step", "eval/loss", "eval/token_accuracy", "eval/exact"]
+  ] * 2
 
 
 def test_a_dry_run_leaves_no_trace(task, tmp_path, capsys):
