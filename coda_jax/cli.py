@@ -20,9 +20,9 @@ from absl import logging
 from coda_jax import params
 
 # Before tensorflow and its friends are imported: what they log is of no use to
-# a user, and hides what is.
+# a user, and hides what is. What fails is raised too: orbax would log it first.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-logging.set_verbosity(logging.ERROR)
+logging.set_verbosity(logging.FATAL)
 
 # For gin files: %params.ALL_PATTERNS and %params.TASK_PATTERNS.
 gin.constant("params.ALL_PATTERNS", params.ALL_PATTERNS)

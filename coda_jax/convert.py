@@ -133,8 +133,9 @@ def _folder(target: str | os.PathLike[str]) -> Iterator[Any]:
       yield target
     return
   with files.aside(pathlib.Path(target)) as temporary:
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     yield temporary
+    files.check_new(pathlib.Path(target))  # What came meanwhile stays.
 
 
 def _copy_tokenizer(source: Any, target: pathlib.Path) -> None:
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="of t5x: what it writes today, or what the published models have",
   )
   parser.add_argument(
-    "--step", type=int, default=0, help="of the train state, for t5x"
+    "--step", type=parse_step, default=0, help="of the train state, for t5x"
   )
   parser.add_argument(
     "--dtype", choices=leaves.DTYPES, help="default: the source's"
@@ -211,6 +212,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   action = "would write" if args.dry_run else "wrote"
   print(f"{action} {args.target} ({args.to}): {summary(config, written)}")
   return 0
+
+
+def parse_step(text: str) -> int:
+  """A step, as an int32 holds it; for argparse.
+
+  Raises:
+    argparse.ArgumentTypeError: it is no such number.
+  """
+  if not text.isdecimal() or int(text) >= 2**31:
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is no step; expected a whole number, 0 or more"
+    )
+  return int(text)
 
 
 def parse_size(text: str) -> int:

@@ -33,6 +33,7 @@ class Checkpoint:
   Attributes:
     path: the folder.
     format: one of `formats.FORMATS`, or "adapter".
+    method: that made it, in the words of configs/methods/.
     fields: its configuration, {name: value}.
     leaves: {parameter path: Leaf}.
     backbone: the fingerprint that an adapter names; None for a model.
@@ -40,6 +41,7 @@ class Checkpoint:
 
   path: str
   format: str
+  method: str
   fields: Mapping[str, Any]
   leaves: Mapping[str, Leaf]
   backbone: str | None = None
@@ -56,24 +58,25 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
   if (pathlib.Path(folder) / adapter.CONFIG_FILE).exists():
     fields = adapter.read_config(folder)
     leaves = tensors.read(pathlib.Path(folder) / adapter.WEIGHTS_FILE)
-    coda = dataclasses.asdict(state.coda_from_dict(fields["coda"]))
-    return Checkpoint(str(path), "adapter", coda, leaves, fields["backbone"])
+    if not leaves:
+      raise ValueError(f"{path}: {adapter.WEIGHTS_FILE} holds no leaf")
+    coda = state.coda_from_dict(fields["coda"])
+    return Checkpoint(
+      str(path),
+      "adapter",
+      coda.method,
+      dataclasses.asdict(coda),
+      leaves,
+      fields["backbone"],
+    )
   config, leaves = formats.read(path)
-  fields = state.config_to_dict(config)
-  return Checkpoint(str(path), formats.detect(path), fields, leaves)
-
-
-def method(fields: Mapping[str, Any]) -> str:
-  """The method that made a checkpoint, in the words of configs/methods/."""
-  coda = fields["coda"] if "coda" in fields else fields
-  if coda is None:
-    return "none: a plain T5"
-  routed = coda["reduction"] > 1 or any(
-    r > 1 for _, r in coda["layer_reductions"]
+  return Checkpoint(
+    str(path),
+    formats.detect(path),
+    config.coda.method if config.coda else "none: a plain T5",
+    state.config_to_dict(config),
+    leaves,
   )
-  if coda["lora"]:
-    return "coda_lora" if routed else "lora"
-  return "coda" if routed else "adapter"
 
 
 def describe(found: Checkpoint) -> str:
@@ -90,7 +93,7 @@ def describe(found: Checkpoint) -> str:
   size = sum(leaf.nbytes for leaf in found.leaves.values())
   facts = [
     ("format", found.format),
-    ("method", method(found.fields)),
+    ("method", found.method),
     ("parameters", f"{total:,} in {len(found.leaves)} leaves"),
     ("a task's own", f"{owned:,} ({owned / total:.2%})"),
     ("size", f"{size / 1e6:,.1f} MB"),
@@ -104,6 +107,8 @@ def describe(found: Checkpoint) -> str:
 
 def differences(a: Checkpoint, b: Checkpoint) -> Iterator[str]:
   """A line for everything in which two checkpoints differ."""
+  if a.backbone != b.backbone:
+    yield f"backbone: {a.backbone} and {b.backbone}"
   for name in {**a.fields, **b.fields}:
     values = [c.fields.get(name, "absent") for c in (a, b)]
     if values[0] != values[1]:
@@ -119,7 +124,8 @@ def differences(a: Checkpoint, b: Checkpoint) -> Iterator[str]:
     x, y = (np.asarray(leaf.read(), np.float32) for leaf in (one, two))
     unlike = (x != y) & ~(np.isnan(x) & np.isnan(y))
     if unlike.any():
-      largest = np.max(np.abs(x - y))
+      with np.errstate(invalid="ignore"):  # Infinity less infinity.
+        largest = np.nanmax(np.abs(x - y), initial=0)
       yield (
         f"{path}: {np.mean(unlike):.1%} of the values, by {largest:.3g} at most"
       )

@@ -17,12 +17,12 @@ Params = Mapping[str, Any]
 # Every leaf: pretraining, and finetuning of the whole model.
 ALL_PATTERNS: tuple[str, ...] = (r".*",)
 
+# What is added to a pretrained backbone.
+ADDED_PATTERNS: tuple[str, ...] = (r".*/(adapter|router|lora)/.*",)
+
 # What a task owns: adapters, routers, LoRA factors and the norms' scales
 # (CoDA, section 3: "only adapters, routers and layer norms").
-TASK_PATTERNS: tuple[str, ...] = (
-  r".*/(adapter|router|lora)/.*",
-  r".*_norm/scale",
-)
+TASK_PATTERNS: tuple[str, ...] = (*ADDED_PATTERNS, r".*_norm/scale")
 
 
 def flatten(params: Params) -> dict[str, Any]:

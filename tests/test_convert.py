@@ -8,6 +8,7 @@ import coda_jax
 from coda_jax import convert, load_pretrained, testing
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import arrays, formats, hf, initialise, state
+from coda_jax.checkpoints.leaves import leaf_of
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
@@ -167,19 +168,48 @@ def test_an_empty_folder_and_a_link_to_one_are_new(tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
+def test_what_comes_meanwhile_stays(tmp_path, capsys, monkeypatch):
+  saved(tmp_path / "a")
+  write = hf.write
+
+  def write_and_more(*args, **kwargs):
+    write(*args, **kwargs)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/mine").write_text("1")
+
+  monkeypatch.setattr(hf, "write", write_and_more)
+  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf"]
+  assert convert.main(command) == 2
+  assert "is there and not empty" in capsys.readouterr().err
+  assert [p.name for p in (tmp_path / "b").iterdir()] == ["mine"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("step", ["-3", "1.5", str(2**31)])
+def test_bad_steps(tmp_path, capsys, step):
+  with pytest.raises(SystemExit):
+    convert.main([str(tmp_path), "b", "--to=t5x", f"--step={step}"])
+  assert "is no step" in capsys.readouterr().err
+
+
 def test_the_current_folder_is_refused(tmp_path, capsys, monkeypatch):
   saved(tmp_path / "a")
   (tmp_path / "b").mkdir()
   monkeypatch.chdir(tmp_path / "b")
-  assert convert.main([str(tmp_path / "a"), ".", "--to", "hf"]) == 2
-  assert "is the current folder" in capsys.readouterr().err
+  for target in (".", str(tmp_path / "b")):
+    assert convert.main([str(tmp_path / "a"), target, "--to", "hf"]) == 2
+    assert "is the current folder" in capsys.readouterr().err
 
 
 def test_leaves_that_do_not_fit_are_listed(tmp_path, capsys):
   model, leaves = saved(tmp_path / "a")
   del leaves["decoder/decoder_norm/scale"]
   leaves["encoder/layers_9/mlp/wo/kernel"] = np.zeros((2, 3), np.float32)
-  state.save_model(tmp_path / "a", model.config, params_lib.unflatten(leaves))
+  state.write(
+    tmp_path / "a",
+    model.config,
+    {path: leaf_of(leaf) for path, leaf in leaves.items()},
+  )
   assert (
     convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--to=hf"]) == 2
   )

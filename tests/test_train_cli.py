@@ -110,6 +110,22 @@ def test_a_users_own_table(tmp_path, capsys):
   assert "r-train.csv, line 4: 3 fields" in capsys.readouterr().err
 
 
+def test_a_dry_run_shows_the_plan(tmp_path, capsys):
+  for split in ("train", "validation"):
+    (tmp_path / f"r-{split}.csv").write_text("text,label\nfine,good\nno,bad\n")
+  command = [
+    *TABLE,
+    f"--gin.TABLE={tmp_path}/r-{{split}}.csv",
+    f"--gin.MODEL_DIR={tmp_path}/run",
+    "--dry_run",
+  ]
+  assert train.main(command) == 0
+  out = capsys.readouterr().out
+  assert "2 steps of 2 examples, 4 in all" in out
+  assert "nothing was written" in out
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

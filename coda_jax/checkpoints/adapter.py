@@ -19,13 +19,14 @@ from coda_jax.checkpoints import (
   described,
   files,
   initialise,
+  kinds,
   leaves,
   state,
   tensors,
 )
 from coda_jax.t5.network import Transformer
 
-CONFIG_FILE = "adapter_config.json"
+CONFIG_FILE = kinds.ADAPTER_CONFIG_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
@@ -59,7 +60,8 @@ def save_adapter(
     params: its parameters, backbone included.
 
   Raises:
-    ValueError: the model is a plain T5.
+    FileExistsError: the folder holds a model.
+    ValueError: the model is a plain T5, or the parameters are not its own.
   """
   if model.config.coda is None:
     raise ValueError(
@@ -67,14 +69,18 @@ def save_adapter(
       "use checkpoints.state.save_model"
     )
   folder = pathlib.Path(path)
+  kinds.check_replaces(folder, "adapter")
   trained, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
+  found = leaves.leaves_of(trained)
+  leaves.check(found, _wanted(model), "params")
   described.write(
     folder / WEIGHTS_FILE,
     folder / CONFIG_FILE,
-    {p: x.astype(jnp.float32) for p, x in leaves.leaves_of(trained).items()},
+    {p: x.astype(jnp.float32) for p, x in found.items()},
     {
       "format": state.FORMAT,
       "peft_type": "CODA",
+      "method": model.config.coda.method,
       "coda": dataclasses.asdict(model.config.coda),
       "backbone": backbone_fingerprint(params),
     },
@@ -122,17 +128,14 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
       f"{file} is not there; expected an adapter folder, with "
       f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
-  if (folder / state.CONFIG_FILE).exists():
+  kinds.find_one(folder)
+  kind = files.read_json(file).get("peft_type")
+  if kind != "CODA":  # Before its weights, which have another name.
     raise ValueError(
-      f"{folder} holds an adapter and a model: {CONFIG_FILE} and "
-      f"{state.CONFIG_FILE}; keep each in a folder of its own"
-    )
-  fields = described.read(folder / WEIGHTS_FILE, file)
-  if fields.get("peft_type") != "CODA":
-    raise ValueError(
-      f"{file} says peft_type {fields.get('peft_type')!r}; expected 'CODA', as "
+      f"{file} says peft_type {kind!r}; expected 'CODA', as "
       "coda_jax.save_adapter writes it"
     )
+  fields = described.read(folder / WEIGHTS_FILE, file)
   with files.naming(file):
     state.coda_from_dict(fields["coda"])
     if not isinstance(fields["backbone"], str):
@@ -171,10 +174,16 @@ def read_trained(
   coda = state.coda_from_dict(fields["coda"])
   model = Transformer(dataclasses.replace(model.config, coda=coda))
   found = tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
-  wanted, _ = params_lib.split(
-    initialise.abstract_params(model), params_lib.TASK_PATTERNS
-  )
-  leaves.check(found, params_lib.flatten(wanted), str(path))
+  leaves.check_dtypes(found, str(path))
+  leaves.check(found, _wanted(model), str(path))
   return model, params_lib.unflatten(
     {name: jnp.asarray(leaf.read()) for name, leaf in found.items()}
   )
+
+
+def _wanted(model: Transformer) -> dict[str, Any]:
+  """The abstract leaves that a task of the model's owns."""
+  wanted, _ = params_lib.split(
+    initialise.abstract_params(model), params_lib.TASK_PATTERNS
+  )
+  return params_lib.flatten(wanted)

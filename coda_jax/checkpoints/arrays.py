@@ -31,7 +31,9 @@ def reaching(folder: Any) -> Iterator[None]:
   """
   try:
     yield
-  except Exception as error:  # TensorFlow's, gcsfs's, Google's ...
+  except (OSError, ValueError):
+    raise  # Which say what they are about.
+  except Exception as error:  # TensorFlow's, Google's ...
     if "://" not in os.fspath(folder):
       raise
     raise OSError(f"{folder} could not be reached: {error}") from error
@@ -63,11 +65,16 @@ def stored(spec: Mapping[str, Any], kvstore: Any, name: str) -> Leaf:
       {**spec, "kvstore": kvstore}, open=True, read=True
     ).result()
 
-  def read() -> np.ndarray:
+  def read_at(index: Any) -> np.ndarray:
     with files.naming(damaged):
-      return np.asarray(opened.read().result())
+      return np.asarray(opened[index].read().result())
 
-  return Leaf(tuple(opened.shape), jnp.dtype(opened.dtype.numpy_dtype), read)
+  return Leaf(
+    tuple(opened.shape),
+    jnp.dtype(opened.dtype.numpy_dtype),
+    lambda: read_at(...),
+    read_at,
+  )
 
 
 def store(kvstore: Any, leaf: Leaf) -> dict[str, Any]:

@@ -105,7 +105,8 @@ class AdapterBank:
       function: (params, *batch) -> arrays with a leading batch axis, such as
         `lambda p, x: model.apply({"params": p}, x, method="encode")`; it is
         traced with a batch of one.
-      task_ids: int [batch], places on the task axis.
+      task_ids: int [batch], places on the task axis, by `task_id`. One that is
+        out of range makes its example NaN.
       *batch: arrays, or trees of arrays, with a leading batch axis.
 
     Returns:
@@ -117,7 +118,12 @@ class AdapterBank:
       params = params_lib.merge(task, self.frozen)
       return jax.tree.map(lambda x: x[0], function(params, *rows))
 
-    chosen = jax.tree.map(lambda leaf: leaf[task_ids], dict(self.trained))
+    chosen = jax.tree.map(
+      lambda leaf: leaf.at[task_ids].get(
+        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+      ),
+      dict(self.trained),
+    )
     return jax.vmap(one)(chosen, *batch)
 
   def _with(self, names, change, *others):

@@ -9,6 +9,7 @@ The JSON file may be edited; its digest stays that of the weights.
 import hashlib
 import json
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def write(
 
 
 def read(weights: pathlib.Path, description: pathlib.Path) -> dict[str, Any]:
-  """What describes the weights.
+  """What describes the weights; warns where that is the copy.
 
   Raises:
     FileNotFoundError: a file is missing.
@@ -53,5 +54,12 @@ def read(weights: pathlib.Path, description: pathlib.Path) -> dict[str, Any]:
     return fields
   with files.naming(f"{weights}: its header"):
     inside = json.loads(copy)
-    stale = fields.get(_DIGEST, inside[_DIGEST]) != inside[_DIGEST]
-    return inside if stale else fields
+    ours = fields.get("format") == inside["format"]
+    if not ours or fields.get(_DIGEST) == inside[_DIGEST]:
+      return fields
+  warnings.warn(
+    f"{description} is not of the save that wrote {weights.name}, which was "
+    "stopped halfway; the copy in that file's header is used",
+    stacklevel=3,
+  )
+  return inside

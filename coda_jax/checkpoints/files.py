@@ -1,6 +1,7 @@
 """Files and folders that are replaced whole, and JSON."""
 
 import contextlib
+import glob
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ def check_new(path: Any) -> None:
     raise FileExistsError(
       f"{path} is there and not empty; name a new folder, or remove it"
     )
-  if not path.name:
+  if os.path.realpath(path) == os.getcwd():
     raise FileExistsError(f"{path} is the current folder; name a new one")
 
 
@@ -32,27 +33,43 @@ def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """A temporary neighbour that takes the place of `path` at the end.
 
   For files and folders. Whatever goes wrong inside, what `path` held stays. A
-  symbolic link stays one: what it points at is replaced.
+  link to a folder stays one: what it points at is replaced.
   """
-  path = pathlib.Path(os.path.realpath(path))
+  if path.is_symlink() and not path.is_file():
+    path = pathlib.Path(os.path.realpath(path))
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.tmp")
-  old = path.with_name(f".{path.name}.old")
-  if old.exists() and not path.exists():
-    old.rename(path)  # Killed between the two renames below.
-  _remove(temporary)
+  recover(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    if not _is_running(left.name.split(".")[-2]):
+      _remove(left)
   try:
     yield temporary
-  except BaseException:
+    if temporary.is_file():
+      _sync(temporary)
+      temporary.replace(path)
+    elif not path.exists():
+      temporary.rename(path)
+    else:  # A folder can't be renamed onto one that has files.
+      old = _old(path)
+      path.rename(old)
+      temporary.rename(path)
+      _remove(old)
+  finally:
     _remove(temporary)
-    raise
-  if path.is_dir():  # A folder can't be renamed onto one that has files.
-    _remove(old)
-    path.rename(old)
-    temporary.rename(path)
-    _remove(old)
-  else:
-    temporary.replace(path)
+
+
+def recover(path: pathlib.Path) -> None:
+  """Puts back a folder that `aside` was replacing when its process was killed.
+
+  For whoever reads a folder that is replaced again and again.
+  """
+  old = _old(path)
+  if old.exists():
+    if path.exists():
+      _remove(old)
+    else:
+      old.rename(path)
 
 
 def write_json(path: pathlib.Path, fields: Mapping[str, Any]) -> None:
@@ -75,7 +92,7 @@ def read_json(path: Any) -> dict[str, Any]:
     raise FileNotFoundError(f"{path} is not there")
   try:
     fields = json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is no JSON file: {error}") from error
   if not isinstance(fields, dict):
     raise ValueError(f"{path} holds a {type(fields).__name__}, no JSON object")
@@ -93,8 +110,28 @@ def naming(what: Any) -> Iterator[None]:
     yield
   except KeyError as error:
     raise ValueError(f"{what} lacks {error}") from error
-  except (AttributeError, IndexError, TypeError, ValueError) as error:
+  except (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise ValueError(f"{what}: {error}") from error
+
+
+def _old(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f".{path.name}.old")
+
+
+def _is_running(process: str) -> bool:
+  return process.isdigit() and os.path.exists(f"/proc/{process}")
+
+
+def _sync(path: pathlib.Path) -> None:
+  """Has the system write a file's content before its new name."""
+  with open(path, "rb") as file:
+    os.fsync(file.fileno())
 
 
 def _remove(path: pathlib.Path) -> None:

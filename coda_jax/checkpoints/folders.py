@@ -40,6 +40,7 @@ def find(path: str | os.PathLike[str]) -> list[str]:
     for child in children
     if child.is_dir()
     and not child.name.startswith(".")
+    and ".orbax-checkpoint-tmp" not in child.name  # Cut off.
     and _holds_checkpoint(child)
   ]
   if not found:

@@ -4,11 +4,11 @@ import os
 import pathlib
 from typing import Any
 
-import jax.numpy as jnp
-
-from coda_jax.checkpoints import adapter, files, hf, state, t5x
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import hf, initialise, kinds, leaves, state, t5x
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
+from coda_jax.t5.network import Transformer
 
 FORMATS = ("coda_jax", "hf", "t5x")
 
@@ -38,35 +38,18 @@ def detect(path: str | os.PathLike[str]) -> str:
     ValueError: the folder holds several, or something else.
   """
   folder = find_folder(path)
-  has_t5x = t5x.find_layout(folder) is not None
-  config = pathlib.Path(folder) / state.CONFIG_FILE
-  if not config.exists():
-    if has_t5x:
-      return "t5x"
+  kind = kinds.find_one(folder)
+  if kind is None:
     raise FileNotFoundError(
       f"{folder} holds no checkpoint: neither config.json (Hugging Face's and "
       f"ours) nor a checkpoint of t5x; {_nearby(folder)}"
     )
-  others = ["one of t5x"] if has_t5x else []
-  if (pathlib.Path(folder) / adapter.CONFIG_FILE).exists():
-    others.append(adapter.CONFIG_FILE)
-  if others:
-    raise ValueError(
-      f"{folder} holds several checkpoints: {state.CONFIG_FILE} and "
-      f"{' and '.join(others)}; keep each in a folder of its own"
+  if kind == "adapter":
+    raise FileNotFoundError(
+      f"{folder} holds an adapter; give the pretrained model that it was "
+      "trained on, and put the adapter on it with load_adapter"
     )
-  fields = files.read_json(config)
-  found = [
-    name
-    for name, key in (("coda_jax", "format"), ("hf", "model_type"))
-    if key in fields
-  ]
-  if len(found) != 1:
-    raise ValueError(
-      f"{config} should have either 'format', as coda_jax writes it, or "
-      f"'model_type', as Hugging Face's; it has {sorted(fields)}"
-    )
-  return found[0]
+  return kind
 
 
 def read(
@@ -85,14 +68,11 @@ def read(
     ValueError: a checkpoint that can't be read, saying why.
   """
   readers = {"coda_jax": state.read, "hf": hf.read, "t5x": t5x.read}
-  config, leaves = readers[detect(path)](find_folder(path))
-  for name, leaf in leaves.items():
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      raise ValueError(
-        f"{path}: {name} has dtype {leaf.dtype.name}; expected floating point, "
-        "as parameters are"
-      )
-  return config, leaves
+  config, found = readers[detect(path)](find_folder(path))
+  leaves.check_dtypes(found, str(path))
+  expected = initialise.abstract_params(Transformer(config))
+  leaves.check(found, params_lib.flatten(expected), str(path))
+  return config, found
 
 
 def _nearby(folder: Any) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from coda_jax.checkpoints import files, hf_config, tensors
+from coda_jax.checkpoints import files, hf_config, kinds, tensors
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE = kinds.CONFIG_FILE
 WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+INDEX_FILE = kinds.HF_INDEX_FILE
 SHARD_BYTES = 5 * 10**9
 # (name in the file, parameter path, whether the matrix is transposed). {i} is a
 # layer; {p} one of q k v o, which we spell out; {w} one of wi wi_0 wi_1 wo.
@@ -94,7 +94,13 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
   fields = files.read_json(folder / CONFIG_FILE)
   found = _read_tensors(folder)
   tied = "lm_head.weight" not in found
-  scaled = hf_config.scales_outputs(fields)
+  if tied and fields.get("tie_word_embeddings") is False:
+    raise ValueError(
+      f"{folder} has no lm_head.weight, though {CONFIG_FILE} says "
+      "tie_word_embeddings: false; get the checkpoint again"
+    )
+  with files.naming(folder / CONFIG_FILE):
+    scaled = hf_config.scales_outputs(fields)
   config = hf_config.read(
     fields, logits_via_embedding=tied and scaled, source=folder / CONFIG_FILE
   )

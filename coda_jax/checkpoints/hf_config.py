@@ -59,15 +59,14 @@ def read(
   names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
   if missing := [name for name in names if name not in fields]:
     raise ValueError(f"{source} lacks {', '.join(missing)}")
+  depth = fields.get("num_decoder_layers")
   with files.naming(source):
     return T5Config(
       vocab_size=fields["vocab_size"],
       emb_dim=fields["d_model"],
       num_heads=fields["num_heads"],
       num_encoder_layers=fields["num_layers"],
-      num_decoder_layers=(
-        fields.get("num_decoder_layers") or fields["num_layers"]
-      ),
+      num_decoder_layers=fields["num_layers"] if depth is None else depth,
       head_dim=fields["d_kv"],
       mlp_dim=fields["d_ff"],
       mlp_activations=_ACTIVATIONS[projection],
@@ -123,8 +122,16 @@ def scales_outputs(fields: Mapping[str, Any]) -> bool:
 
   transformers 4 did so where embeddings were tied, 5 has a field for it; and
   its mT5 never does.
+
+  Raises:
+    ValueError: a value that is neither true nor false.
   """
-  if fields.get("model_type") == "mt5":
-    return False
   tied = fields.get("tie_word_embeddings", True)
-  return bool(fields.get("scale_decoder_outputs", tied))
+  scaled = fields.get("scale_decoder_outputs", tied)
+  for name, value in (
+    ("tie_word_embeddings", tied),
+    ("scale_decoder_outputs", scaled),
+  ):
+    if not isinstance(value, bool):
+      raise ValueError(f"{name} is {value!r}; expected true or false")
+  return scaled and fields.get("model_type") != "mt5"

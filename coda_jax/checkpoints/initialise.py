@@ -71,7 +71,7 @@ def from_leaves(
 
 def is_added(path: str) -> bool:
   """Whether a leaf is one that CoDA adds to a pretrained backbone."""
-  return any(f"/{name}/" in path for name in ("adapter", "router", "lora"))
+  return params_lib.is_trained(path, params_lib.ADDED_PATTERNS)
 
 
 def _init(model: Any, key: jax.Array) -> dict[str, Any]:

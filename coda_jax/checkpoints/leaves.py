@@ -27,11 +27,14 @@ class Leaf:
     shape: of the array.
     dtype: of the array; bfloat16 is that of ml_dtypes.
     read: returns it.
+    read_at: returns it at an index, without reading the rest; None where its
+      file can't do that.
   """
 
   shape: tuple[int, ...]
   dtype: np.dtype
   read: Callable[[], np.ndarray]
+  read_at: Callable[[Any], np.ndarray] | None = None
 
   @property
   def size(self) -> int:
@@ -42,6 +45,11 @@ class Leaf:
   def nbytes(self) -> int:
     """The number of bytes."""
     return self.size * self.dtype.itemsize
+
+  def at(self, index: Any, shape: tuple[int, ...]) -> "Leaf":
+    """What the array has at an index, NumPy's, which has that shape."""
+    read_at = self.read_at or (lambda index: self.read()[index])
+    return Leaf(shape, self.dtype, lambda: read_at(index))
 
   def transposed(self) -> "Leaf":
     """The same array with its axes turned around."""
@@ -76,6 +84,20 @@ def leaf_of(array: Any) -> Leaf:
 def leaves_of(params: params_lib.Params) -> dict[str, Leaf]:
   """{parameter path: Leaf} of a tree in memory."""
   return {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
+
+
+def check_dtypes(found: Mapping[str, Leaf], source: str) -> None:
+  """Refuses leaves that are no parameters.
+
+  Raises:
+    ValueError: naming the first whose dtype is not floating point.
+  """
+  for path, leaf in found.items():
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise ValueError(
+        f"{source}: {path} has dtype {leaf.dtype.name}; expected floating "
+        "point, as parameters are"
+      )
 
 
 def check(

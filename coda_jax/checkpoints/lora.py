@@ -6,6 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from coda_jax import params as params_lib
+from coda_jax.checkpoints import initialise
+from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.t5.network import Transformer
 
 _A, _B = "/lora/a/kernel", "/lora/b/kernel"
@@ -27,7 +29,7 @@ def merge_lora(
     (model, params) with the backbone changed and no `lora` leaves.
 
   Raises:
-    ValueError: the model has no LoRA.
+    ValueError: the model has no LoRA, or the parameters are not its own.
   """
   coda = model.config.coda
   if coda is None or coda.lora is None:
@@ -37,6 +39,8 @@ def merge_lora(
     )
   scale = coda.lora.alpha / coda.lora.rank
   leaves = params_lib.flatten(params)
+  expected = initialise.abstract_params(model)
+  leaves_lib.check(leaves, params_lib.flatten(expected), "params")
   merged = {p: x for p, x in leaves.items() if "/lora/" not in p}
   for path, a in leaves.items():
     if not path.endswith(_A):

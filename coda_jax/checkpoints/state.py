@@ -13,13 +13,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import described, files, tensors
+from coda_jax.checkpoints import described, files, initialise, kinds, tensors
+from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf, leaves_of
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.config import T5Config
+from coda_jax.t5.network import Transformer
 
 FORMAT = "coda_jax"
-CONFIG_FILE = "config.json"
+CONFIG_FILE = kinds.CONFIG_FILE
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -57,16 +59,27 @@ def save_model(
     config: the model's shape.
     params: its parameters.
     dtype: float32 or bfloat16, of the file.
+
+  Raises:
+    FileExistsError: the folder holds a checkpoint of another kind.
+    ValueError: parameters of another model.
   """
   leaves = leaves_of(params)
+  expected = initialise.abstract_params(Transformer(config))
+  leaves_lib.check(leaves, params_lib.flatten(expected), "params")
   write(folder, config, {p: x.astype(dtype) for p, x in leaves.items()})
 
 
 def write(
   folder: str | os.PathLike[str], config: T5Config, leaves: Mapping[str, Leaf]
 ) -> None:
-  """Writes a model folder from {parameter path: Leaf}."""
+  """Writes a model folder from {parameter path: Leaf}.
+
+  Raises:
+    FileExistsError: the folder holds a checkpoint of another kind.
+  """
   folder = pathlib.Path(folder)
+  kinds.check_replaces(folder, FORMAT)
   fields = {"format": FORMAT, "t5": config_to_dict(config)}
   described.write(folder / WEIGHTS_FILE, folder / CONFIG_FILE, leaves, fields)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from coda_jax.checkpoints import arrays, t5x_msgpack, t5x_orbax
+from coda_jax.checkpoints import arrays, files, t5x_msgpack, t5x_orbax
 from coda_jax.checkpoints.leaves import Leaf, leaf_of
 from coda_jax.t5.config import T5Config
 
@@ -29,12 +29,20 @@ def find_layout(folder: Any) -> str | None:
 
   Raises:
     OSError: the folder is in a bucket that can't be reached.
-    ValueError: it has both.
+    ValueError: it has both, or a checkpoint that was cut off.
   """
   with arrays.reaching(folder):
     folder = arrays.path_of(folder)
     has_orbax = (folder / "state" / t5x_orbax.METADATA_FILE).exists()
     has_msgpack = (folder / t5x_msgpack.FILE).is_file()
+    # A bucket renames nothing: there this file, written last, says it is whole.
+    if has_orbax and "://" in os.fspath(folder):
+      committed = (folder / t5x_orbax.COMMIT_FILE).exists()
+      if not committed:
+        raise ValueError(
+          f"{folder} is not whole: {t5x_orbax.COMMIT_FILE} is not there; take "
+          "the checkpoint before it"
+        )
   if has_orbax and has_msgpack:
     raise ValueError(
       f"{folder} holds several checkpoints, one of each of t5x's layouts: "
@@ -88,15 +96,18 @@ def write(
   t5x restores them with `assignment_map=((r'state.*', None),)`.
 
   Args:
-    folder: a new `checkpoint_N`.
+    folder: a new `checkpoint_N`, or an empty one.
     leaves: {parameter path: Leaf}.
     layout: one of `LAYOUTS`.
     step: of the train state.
 
   Raises:
+    FileExistsError: the folder holds something.
     ValueError: an unknown layout.
   """
   folder = arrays.path_of(folder)
+  with arrays.reaching(folder):
+    files.check_new(folder)
   state = {"target/" + path: leaf for path, leaf in leaves.items()}
   state["state/step"] = leaf_of(np.int32(step))
   if layout == "orbax":
@@ -166,7 +177,14 @@ def _unscanned(found: Mapping[str, Leaf], source: str) -> dict[str, Leaf]:
       leaves[path] = leaf
       continue
     stack, rest = match.groups()
-    slices = [_layer_of(leaf, i) for i in range(leaf.shape[1])]
+    if len(leaf.shape) < 2:
+      raise ValueError(
+        f"{source}: {path} has shape {leaf.shape}; expected layers on axis 1"
+      )
+    slices = [
+      leaf.at((slice(None), i), leaf.shape[:1] + leaf.shape[2:])
+      for i in range(leaf.shape[1])
+    ]
     if rest != "relpos_bias/rel_embedding":
       for i, piece in enumerate(slices):
         leaves[f"{stack}/layers_{i}/{rest}"] = _joined(piece, rest)
@@ -180,12 +198,6 @@ def _unscanned(found: Mapping[str, Leaf], source: str) -> dict[str, Leaf]:
       )
     leaves[f"{stack}/{rest}"] = slices[0]
   return leaves
-
-
-def _layer_of(leaf: Leaf, i: int) -> Leaf:
-  return Leaf(
-    leaf.shape[:1] + leaf.shape[2:], leaf.dtype, lambda: leaf.read()[:, i]
-  )
 
 
 def _joined(leaf: Leaf, path: str) -> Leaf:

@@ -9,6 +9,7 @@ from coda_jax.checkpoints import arrays, files
 from coda_jax.checkpoints.leaves import Leaf
 
 METADATA_FILE = "_METADATA"
+COMMIT_FILE = "commit_success.txt"
 _HANDLER = (
   "orbax.checkpoint._src.handlers.pytree_checkpoint_handler."
   "PyTreeCheckpointHandler"
@@ -102,9 +103,7 @@ def write(folder: Any, state: Mapping[str, Leaf]) -> None:
     },
   )
   for place in (folder / "state", folder):
-    (place / "commit_success.txt").write_text(
-      "Checkpoint commit was successful"
-    )
+    (place / COMMIT_FILE).write_text("Checkpoint commit was successful")
 
 
 def _write_json(path: Any, fields: Mapping[str, Any]) -> None:

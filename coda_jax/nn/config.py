@@ -32,6 +32,18 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
   return dtype
 
 
+def check_whole(field: str, value: Any, least: int) -> None:
+  """Refuses what is not a whole number, or too small.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  if type(value) is not int or value < least:
+    raise ValueError(
+      f"{field}={value!r}; expected a whole number, {least} or more"
+    )
+
+
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
   if value not in choices:
     raise ValueError(f"{field}={value!r}; expected one of {choices}")
@@ -54,8 +66,9 @@ class LoraConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "targets", tuple(self.targets))
-    if self.rank < 1:
-      raise ValueError(f"LoraConfig.rank={self.rank}; expected 1 or more")
+    check_whole("LoraConfig.rank", self.rank, 1)
+    if not isinstance(self.alpha, int | float):
+      raise ValueError(f"LoraConfig.alpha={self.alpha!r}; expected a number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +103,13 @@ class CodaConfig:
   dispatch: str = "auto"
 
   def __post_init__(self):
-    pairs = tuple((int(i), float(r)) for i, r in self.layer_reductions)
+    for layer, _ in self.layer_reductions:
+      check_whole("CodaConfig.layer_reductions: layer", layer, 0)
+    pairs = tuple((i, float(r)) for i, r in self.layer_reductions)
+    if len(dict(pairs)) < len(pairs):
+      raise ValueError(
+        f"CodaConfig.layer_reductions={pairs} names a layer twice"
+      )
     object.__setattr__(self, "layer_reductions", pairs)
     for where, r in [
       ("reduction", self.reduction),
@@ -103,11 +122,7 @@ class CodaConfig:
         )
     if not self.epsilon > 0:
       raise ValueError(f"CodaConfig.epsilon={self.epsilon}; expected above 0")
-    if self.bottleneck_dim < 0:
-      raise ValueError(
-        f"CodaConfig.bottleneck_dim={self.bottleneck_dim}; expected 0 (no "
-        "adapter) or more"
-      )
+    check_whole("CodaConfig.bottleneck_dim", self.bottleneck_dim, 0)
     _check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
     _check_choice("CodaConfig.router", self.router, ROUTERS)
     _check_choice(
@@ -116,6 +131,14 @@ class CodaConfig:
       ("exact", "iterative"),
     )
     _check_choice("CodaConfig.dispatch", self.dispatch, DISPATCHES)
+
+  @property
+  def method(self) -> str:
+    """The method that trains such a model, in the words of configs/methods/."""
+    routed = self.reduction > 1 or any(r > 1 for _, r in self.layer_reductions)
+    if self.lora:
+      return "coda_lora" if routed else "lora"
+    return "coda" if routed else "adapter"
 
   def layer_reduction(self, layer: int) -> float:
     """The reduction factor r of the encoder's layer number `layer`."""

@@ -5,7 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from coda_jax.nn.config import CodaConfig, compute_dtype
+from coda_jax.nn.config import CodaConfig, check_whole, compute_dtype
+
+# Of T5 1.0; of 1.1 and its descendants; and of T5s trained otherwise.
+MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"), ("silu", "linear"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +52,13 @@ class T5Config:
     object.__setattr__(self, "dtype", compute_dtype(self.dtype))
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
     for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type is int and (type(value) is not int or value < 1):
-        raise ValueError(
-          f"T5Config.{field.name}={value!r}; expected a whole number, 1 or more"
-        )
+      if field.type is int:
+        check_whole(f"T5Config.{field.name}", getattr(self, field.name), 1)
+    if self.mlp_activations not in MLP_ACTIVATIONS:
+      raise ValueError(
+        f"T5Config.mlp_activations={self.mlp_activations}; expected one of "
+        f"{MLP_ACTIVATIONS}"
+      )
     if not 0 <= self.dropout_rate < 1:
       raise ValueError(
         f"T5Config.dropout_rate={self.dropout_rate}; expected 0 or more, below "

@@ -33,6 +33,7 @@ class Best:
     self._folder = Path(model_dir) / "best"
     self._metric, self._sign = metric, 1 if mode == "max" else -1
     self.step, self._value = None, None
+    files.recover(self._folder)
     record = self._folder / "metrics.json"
     if record.exists():
       found = json.loads(record.read_text("utf-8"))

@@ -120,6 +120,14 @@ class Evaluation:
     tasks = seqio.get_subtasks(seqio.get_mixture_or_task(self._name))
     if not any(task.metric_objs for task in tasks):
       return None
+    for task in tasks:
+      for metric in task.metric_objs:
+        if metric.model_output_type != seqio.metrics.ModelOutputType.PREDICTION:
+          raise ValueError(
+            f"task {task.name!r} has a metric of {metric.model_output_type}; "
+            "evaluation here computes those of predictions, so give the task "
+            "such metrics, or set predict=False and use coda_jax.infer's scores"
+          )
     with inputs.readable(self._name, self._split):
       return seqio.Evaluator(
         self._name,

@@ -107,6 +107,19 @@ class Logger:
     self._lines.write(json.dumps({"step": step, **named}) + "\n")
     self._lines.flush()
 
+  def written(self, step: int, prefix: str) -> dict[str, float]:
+    """The scalars that were written of a step, also before a resumption."""
+    found: dict[str, float] = {}
+    for line in Path(self._lines.name).read_text("utf-8").splitlines():
+      row = json.loads(line)
+      if row.pop("step") == step:
+        found |= {
+          name.removeprefix(f"{prefix}/"): value
+          for name, value in row.items()
+          if name.startswith(f"{prefix}/")
+        }
+    return found
+
   def write_texts(
     self,
     step: int,
@@ -169,16 +182,46 @@ def format_seconds(seconds: float) -> str:
   return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-@contextlib.contextmanager
-def profile(
-  model_dir: str | Path, step: int, steps: tuple[int, int] | None
-) -> Iterator[None]:
-  """Writes a profile of the (first, last) `steps` for TensorBoard."""
-  if steps and step == steps[0]:
-    jax.profiler.start_trace(str(model_dir))
-  yield
-  if steps and step == steps[1]:
-    jax.profiler.stop_trace()
+class Profile:
+  """Writes a profile of some steps for TensorBoard.
+
+  Of those that a run has: one that resumes in their midst, or ends there,
+  writes what it saw.
+  """
+
+  def __init__(self, model_dir: str | Path, steps: tuple[int, int] | None):
+    """Prepares.
+
+    Args:
+      model_dir: of the run.
+      steps: the first and the last; None for no profile.
+
+    Raises:
+      ValueError: no such steps.
+    """
+    if steps and not 1 <= steps[0] <= steps[1]:
+      raise ValueError(
+        f"profile_steps={steps}; expected (first, last), counted from 1"
+      )
+    self._folder = str(model_dir)
+    self._first, self._last = steps or (0, 0)
+    self._is_running = False
+
+  @contextlib.contextmanager
+  def step(self, step: int) -> Iterator[None]:
+    """Around the work of a step."""
+    if self._first <= step <= self._last and not self._is_running:
+      jax.profiler.start_trace(self._folder)
+      self._is_running = True
+    yield
+    if step == self._last:
+      self.close()
+
+  def close(self) -> None:
+    """Writes the profile, if there is one that has not ended."""
+    if self._is_running:
+      jax.profiler.stop_trace()
+      self._is_running = False
 
 
 def _drop_later(path: Path, step: int) -> None:

@@ -139,6 +139,7 @@ def train(
     )
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
+  profile = logging.Profile(model_dir, profile_steps)
   init_key, train_key = jax.random.split(jax.random.key(seed))
   params = _initial_params(model, init_key, initial_checkpoint_path)
   trained, frozen = params_lib.split(params, trained_patterns)
@@ -196,14 +197,38 @@ def train(
     batches = read_batches(skip=first_step)
     logger = Logger(model_dir, first_step=first_step, steps=train_steps)
     logger.say(table)
-    if first_step:
-      logger.say(f"resuming {model_dir} after step {first_step}")
     save = functools.partial(_save, model, frozen, dtype=save_dtype)
     results: dict[str, float] = {}
     pending: list[Any] = []
     compiled = set()
     rate = Rate(first_step)
+
+    def is_evaluated(step: int) -> bool:
+      return evaluation is not None and (
+        step == train_steps or _is_due(step, eval_period)
+      )
+
+    def evaluate(step: int) -> dict[str, float]:
+      with stop.at_once():
+        results, predictions = evaluation.with_predictions(
+          params_lib.merge(current.trained, frozen), texts=_SHOWN_EXAMPLES
+        )
+      logger.say(f"step {step}  {eval_split}: {format_scalars(results)}")
+      if best and best.update(
+        step, results, functools.partial(save, current.trained)
+      ):
+        logger.say(f"best {best_metric} so far: saved {model_dir}/best")
+      logger.write_texts(step, predictions, "eval")
+      # Last: a run that resumes takes it for done.
+      logger.write(step, results, "eval")
+      return results
+
     try:
+      if first_step:
+        logger.say(f"resuming {model_dir} after step {first_step}")
+        results = logger.written(first_step, "eval")
+        if is_evaluated(first_step) and not results:
+          results = evaluate(first_step)
       for done in range(first_step + 1, train_steps + 1):
         if best and _is_stalled(best.step, done - 1, early_stop_steps):
           logger.say(
@@ -218,12 +243,12 @@ def train(
           if reductions
           else None
         )
-        with logging.profile(model_dir, done, profile_steps):
+        with profile.step(done):
           current, metrics = train_step[r](current, frozen, batch, train_key)
         pending.append(metrics)
         last = done == train_steps
         stopping = stop.requested  # Once: the signal may come at any line.
-        evaluates = evaluation and (last or _is_due(done, eval_period))
+        evaluates = is_evaluated(done)
         saves = (
           last or evaluates or stopping or _is_due(done, checkpoint_period)
         )
@@ -248,17 +273,7 @@ def train(
         if stopping:
           raise process.Stopped
         if evaluates:
-          with stop.at_once():
-            results, predictions = evaluation.with_predictions(
-              params_lib.merge(current.trained, frozen), texts=_SHOWN_EXAMPLES
-            )
-          logger.write(done, results, "eval")
-          logger.write_texts(done, predictions, "eval")
-          logger.say(f"step {done}  {eval_split}: {format_scalars(results)}")
-          if best and best.update(
-            done, results, functools.partial(save, current.trained)
-          ):
-            logger.say(f"best {best_metric} so far: saved {model_dir}/best")
+          results = evaluate(done)
         if saves:
           rate.reset(done)
       logger.say(f"saved {save(current.trained, Path(model_dir))}")
@@ -268,6 +283,7 @@ def train(
         "command goes on from there"
       )
     finally:
+      profile.close()
       logger.close()
       checkpoints.close()
   return results

@@ -67,10 +67,22 @@ class Checkpoints:
     )
 
   def save(self, state: TrainState) -> None:
-    """Saves `state`, once a step."""
+    """Saves `state`, once a step.
+
+    Raises:
+      OSError: it can't be written, such as on a full disk.
+    """
     step = int(state.step)
-    if step != self._manager.latest_step():
+    if step == self._manager.latest_step():
+      return
+    try:
       self._manager.save(step, args=self._ocp.args.StandardSave(state))
+    except (ValueError, OSError) as error:  # tensorstore's are ValueErrors.
+      raise OSError(
+        f"{self._folder / str(step)} could not be written; what was saved "
+        "before is kept: make room, and start again to resume from it. The "
+        f"system says: {error}"
+      ) from error
 
   def restore(self, state: TrainState) -> TrainState:
     """The newest state saved, or `state` itself if there is none.

@@ -83,6 +83,20 @@ def test_a_mixed_batch_is_every_example_by_itself(bank):
   assert len(rows) > 1
 
 
+@pytest.mark.parametrize("task_id", [-1, 3, 7])
+def test_a_task_that_is_not_there_answers_nothing(bank, task_id):
+  """Instead of what another task would have."""
+  tokens = testing.random_tokens((9, 4), 9, 48)
+  found = bank.apply(
+    lambda params, rows: bank.model.apply(
+      {"params": params}, rows, enable_dropout=False, method="encode"
+    ),
+    jnp.array([task_id, 1]),
+    tokens,
+  )
+  assert jnp.isnan(found[0]).all() and jnp.isfinite(found[1]).all()
+
+
 def test_adding_replacing_and_removing(bank, folders):
   fewer = bank.remove("mail")
   assert fewer.names == ("news", "law") and bank.names == TASKS

@@ -3,6 +3,7 @@
 Through `python -m coda_jax.inspect`'s main, where a traceback would show.
 """
 
+import functools
 import json
 import shutil
 
@@ -68,6 +69,28 @@ def retype(name, dtype):
   return change
 
 
+def drop(name):
+  def change(folder):
+    leaves = safetensors_numpy.load_file(folder / hf.WEIGHTS_FILE)
+    del leaves[name]
+    safetensors_numpy.save_file(leaves, folder / hf.WEIGHTS_FILE)
+
+  return change
+
+
+def edit_part(file, part, **changes):
+  def change(folder):
+    fields = json.loads((folder / file).read_text())
+    fields[part].update(changes)
+    (folder / file).write_text(json.dumps(fields))
+
+  return change
+
+
+edit_t5 = functools.partial(edit_part, "config.json", "t5")
+edit_coda = functools.partial(edit_part, "adapter_config.json", "coda")
+
+
 def add_tensor(name, array):
   def change(folder):
     leaves = safetensors_numpy.load_file(folder / hf.WEIGHTS_FILE)
@@ -100,6 +123,24 @@ CASES = {
   "float": ("hf", edit("config.json", d_model=16.0), "emb_dim=16.0"),
   "zero": ("hf", edit("config.json", d_kv=0), "head_dim=0"),
   "negative": ("hf", edit("config.json", vocab_size=-1), "vocab_size=-1"),
+  "digits": (
+    "hf",
+    rewrite("config.json", b'{"a": ' + b"9" * 5000 + b"}"),
+    "no JSON",
+  ),
+  "deep": ("hf", rewrite("config.json", b"[" * 100_000), "is no JSON file"),
+  "no flag": (
+    "hf",
+    edit("config.json", scale_decoder_outputs="false"),
+    "true or",
+  ),
+  "lost logits": ("hf", drop("lm_head.weight"), "no lm_head.weight"),
+  "lost leaf": (
+    "hf",
+    drop("encoder.final_layer_norm.weight"),
+    "encoder/encoder_norm/scale: not in the file",
+  ),
+  "no depth": ("hf", edit("config.json", num_decoder_layers=0), "layers=0"),
   "list": ("hf", edit("config.json", feed_forward_proj=["relu"]), "['relu']"),
   "absent": ("hf", edit("config.json", d_ff=REMOVED), "lacks d_ff"),
   "dropout": ("hf", edit("config.json", dropout_rate="x"), "config.json: "),
@@ -142,7 +183,30 @@ CASES = {
   "t5 text": ("ours", edit("config.json", t5="x"), "config.json: "),
   "t5 unknown": ("ours", edit("config.json", t5={"coda": None, "a": 1}), "'a'"),
   "t5 bare": ("ours", edit("config.json", t5={}), "lacks 'coda'"),
+  "activations": ("ours", edit_t5(mlp_activations="relu"), "('r', 'e'"),
+  "lost norm": ("ours", drop("encoder/encoder_norm/scale"), "not in the file"),
   # Adapters.
+  "fraction": ("adapter", edit_coda(bottleneck_dim=4.5), "bottleneck_dim=4.5"),
+  "infinity": (
+    "adapter",
+    edit_coda(layer_reductions=[[float("inf"), 2]]),
+    "layer_reductions: layer=inf",
+  ),
+  "twice": (
+    "adapter",
+    edit_coda(layer_reductions=[[0, 2], [0, 3]]),
+    "names a layer twice",
+  ),
+  "alpha": (
+    "adapter",
+    edit_coda(lora={"rank": 2, "alpha": "x", "targets": []}),
+    "alpha='x'",
+  ),
+  "peft": (
+    "adapter",
+    edit("adapter_config.json", peft_type="LORA"),
+    "says peft_type 'LORA'",
+  ),
   "no coda": ("adapter", edit("adapter_config.json", coda=REMOVED), "'coda'"),
   "coda list": ("adapter", edit("adapter_config.json", coda=[1]), "_config"),
   "no lora": ("adapter", edit("adapter_config.json", coda={}), "lacks 'lora'"),
@@ -180,7 +244,7 @@ CASES = {
   "hf and t5x": (
     "orbax",
     beside("hf", "config.json", "model.safetensors"),
-    "holds several checkpoints",
+    "hf and t5x",
   ),
   "both layouts": (
     "orbax",
@@ -190,7 +254,17 @@ CASES = {
   "adapter and model": (
     "adapter",
     beside("ours", "config.json", "model.safetensors"),
-    "holds an adapter and a model",
+    "coda_jax and adapter",
+  ),
+  "adapter and t5x": (
+    "adapter",
+    beside("msgpack", "checkpoint"),
+    "t5x and adapter",
+  ),
+  "ours and an index": (
+    "ours",
+    beside("sharded", INDEX),
+    "coda_jax and hf",
   ),
 }
 
@@ -258,5 +332,44 @@ def test_weights_of_another_adapter_bring_their_own_backbone(tmp_path):
   coda_jax.save_adapter(tmp_path / "b", model, other)
   weights = "adapter_model.safetensors"
   shutil.copyfile(tmp_path / "b" / weights, tmp_path / "a" / weights)
-  with pytest.raises(ValueError, match="another backbone"):
+  with (
+    pytest.warns(UserWarning, match="not of the save"),
+    pytest.raises(ValueError, match="another backbone"),
+  ):
     coda_jax.load_adapter(tmp_path / "a", model, params)
+
+
+def contents(folder):
+  return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("held", ["ours", "hf", "orbax", "msgpack", "adapter"])
+def test_a_save_beside_another_kind_is_refused(tmp_path, sources, held):
+  folder = tmp_path / "folder"
+  shutil.copytree(sources / held, folder)
+  before = contents(folder)
+  coda = Transformer(testing.tiny_config(coda=CodaConfig(bottleneck_dim=4)))
+  params = testing.random_params(coda)
+  saves = {
+    "adapter": lambda: coda_jax.save_adapter(folder, coda, params),
+    "ours": lambda: state.save_model(folder, coda.config, params),
+    "orbax": lambda: t5x.write(folder, leaves_of(params)),
+    "hf": lambda: hf.write(folder, coda.config, leaves_of(params)),
+  }
+  for kind, save in saves.items():
+    if kind != held or kind in ("orbax", "hf"):
+      with pytest.raises(FileExistsError, match=str(folder)):
+        save()
+  assert contents(folder) == before
+
+
+def test_parameters_of_another_model_are_not_saved(tmp_path):
+  """An adapter that is there is not replaced by half of one."""
+  dense = Transformer(testing.tiny_config())
+  coda = Transformer(testing.tiny_config(coda=CodaConfig(bottleneck_dim=4)))
+  params = testing.random_params(dense)
+  with pytest.raises(ValueError, match="adapter/down/kernel: not in the file"):
+    coda_jax.save_adapter(tmp_path / "a", coda, params)
+  with pytest.raises(ValueError, match="adapter/down/kernel: not in the file"):
+    state.save_model(tmp_path / "b", coda.config, params)
+  assert not list(tmp_path.iterdir())

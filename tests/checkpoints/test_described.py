@@ -1,6 +1,7 @@
 """Weights and their description change together, whenever a write stops."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -44,7 +45,27 @@ def test_a_write_that_stops_leaves_the_old_or_the_new(
       write(tmp_path, 2.0)
   else:
     write(tmp_path, 2.0)
-  assert read(tmp_path) == ((1.0, 1.0) if renames == 0 else (2.0, 2.0))
+  expected = (1.0, 1.0) if renames == 0 else (2.0, 2.0)
+  if renames == 1:
+    with pytest.warns(UserWarning, match="stopped halfway"):
+      assert read(tmp_path) == expected
+  else:
+    assert read(tmp_path) == expected
+
+
+def test_the_description_of_an_older_version_is_not_of_new_weights(tmp_path):
+  """A first write over its files that was stopped between the two renames."""
+  write(tmp_path, 2.0)
+  (tmp_path / "about.json").write_text('{"format": "test", "value": 1.0}')
+  with pytest.warns(UserWarning, match="stopped halfway"):
+    assert read(tmp_path) == (2.0, 2.0)
+
+
+def test_the_description_of_another_format_is_returned(tmp_path):
+  """For its reader to refuse."""
+  write(tmp_path, 2.0)
+  (tmp_path / "about.json").write_text('{"format": "x", "value": 1.0}')
+  assert read(tmp_path) == (1.0, 2.0)
 
 
 def test_the_description_may_be_edited(tmp_path):
@@ -81,6 +102,35 @@ def test_a_folder_lost_between_two_renames_comes_back(tmp_path):
   ):
     raise OSError("disk full")
   assert (place / "a").read_text() == "1"
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path):
+  (tmp_path / "a").mkdir()
+  (tmp_path / "a/mine").write_text("1")
+  with pytest.raises(OSError), files.aside(tmp_path / "a") as temporary:
+    temporary.write_text("2")
+  assert (tmp_path / "a/mine").read_text() == "1"
+  assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_file_is_linked_to_stays(tmp_path):
+  (tmp_path / "blob").write_text("shared")
+  (tmp_path / "a").symlink_to(tmp_path / "blob")
+  with files.aside(tmp_path / "a") as temporary:
+    temporary.write_text("2")
+  assert (tmp_path / "blob").read_text() == "shared"
+  assert (tmp_path / "a").read_text() == "2"
+
+
+def test_two_writers_do_not_meet(tmp_path):
+  """A process leaves what another one writes, and clears what is left."""
+  other = tmp_path / f".a.{os.getppid()}.tmp"
+  left = tmp_path / ".a.999999999.tmp"
+  for path in (other, left):
+    path.write_text("half")
+  with files.aside(tmp_path / "a") as temporary:
+    temporary.write_text("whole")
+  assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "a"]
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -50,6 +50,14 @@ def test_one_kernel_by_hand():
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_factor_that_is_missing_is_named():
+  model = Transformer(testing.tiny_config(coda=METHODS["lora"]))
+  leaves = params_lib.flatten(testing.random_params(model))
+  del leaves["decoder/layers_1/mlp/wo/lora/b/kernel"]
+  with pytest.raises(ValueError, match="wo/lora/b/kernel: not in the file"):
+    merge_lora(model, params_lib.unflatten(leaves))
+
+
 def test_a_model_without_lora():
   model = Transformer(testing.tiny_config())
   with pytest.raises(ValueError, match="no LoRA to merge"):

@@ -9,7 +9,7 @@ from orbax import checkpoint as ocp
 
 from coda_jax import load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import t5x
+from coda_jax.checkpoints import arrays, t5x
 from coda_jax.checkpoints.leaves import leaf_of
 from coda_jax.t5.network import Transformer
 
@@ -107,6 +107,25 @@ def test_scanned_layers_are_taken_apart(tmp_path, layout, dtype):
   write(tmp_path / "checkpoint_7", tree, layout=layout)
   expected = {p: x.astype(np.float32) for p, x in leaves.items()}
   assert_loads(tmp_path / "checkpoint_7", config, expected)
+
+
+def test_a_layer_of_a_stack_is_read_alone(tmp_path, monkeypatch):
+  config, leaves = random_leaves()
+  write(tmp_path / "checkpoint_7", scanned(config, leaves))
+  _, found = t5x.read(tmp_path / "checkpoint_7")
+  sizes = []
+  monkeypatch.setattr(arrays.np, "asarray", lambda x: sizes.append(x.size))
+  found["encoder/layers_1/pre_mlp_layer_norm/scale"].read()
+  assert sizes == [config.emb_dim]
+
+
+def test_a_stack_without_layers(tmp_path):
+  config, leaves = random_leaves()
+  tree = scanned(config, leaves)
+  tree["encoder/encoder/pre_mlp_layer_norm/scale"] = np.ones(3, np.float32)
+  write(tmp_path / "checkpoint_7", tree)
+  with pytest.raises(ValueError, match="expected layers on axis 1"):
+    load_pretrained(tmp_path / "checkpoint_7")
 
 
 @pytest.mark.parametrize("layout", t5x.LAYOUTS)

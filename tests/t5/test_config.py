@@ -92,7 +92,7 @@ def test_what_is_routed():
     ({"layer_reductions": ((2, 0.9),)}, "of layer 2 is 0.9; expected 1"),
     ({"epsilon": 0.0}, "epsilon=0.0; expected above 0"),
     ({"epsilon": -1.0}, "epsilon=-1.0; expected above 0"),
-    ({"bottleneck_dim": -1}, "bottleneck_dim=-1; expected 0"),
+    ({"bottleneck_dim": -1}, "bottleneck_dim=-1; expected a whole number, 0"),
     ({"attention": "all"}, "attention='all'; expected one of .*k_to_k"),
     ({"router": "top_k"}, "router='top_k'; expected one of .*soft_top_k"),
     ({"dispatch": "scan"}, "dispatch='scan'; expected one of .*one_hot"),
@@ -111,7 +111,7 @@ def test_layer_that_does_not_exist_is_refused():
 
 
 def test_bad_lora_config():
-  with pytest.raises(ValueError, match="LoraConfig.rank=0; expected 1"):
+  with pytest.raises(ValueError, match="rank=0; expected a whole number"):
     LoraConfig(rank=0)
   # Names of another library would adapt nothing, in silence.
   for target in ("q", "wi"):

@@ -45,6 +45,16 @@ def test_an_interrupted_save_leaves_the_old_one(tmp_path):
   assert Best(tmp_path, "score").step == 1
 
 
+def test_a_save_that_was_killed_does_not_lower_the_bar(tmp_path):
+  update(Best(tmp_path, "score"), 1, 0.9)
+  # As after kill -9 between the two renames of the next one.
+  (tmp_path / "best").rename(tmp_path / ".best.old")
+  best = Best(tmp_path, "score")
+  assert best.step == 1
+  assert not update(best, 2, 0.1)
+  assert (tmp_path / "best" / "x").read_text() == "1"
+
+
 def test_bad_input(tmp_path):
   with pytest.raises(ValueError, match="best_mode='most'; expected one of"):
     Best(tmp_path, "score", "most")

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 import seqio
 
 from coda_jax import testing
@@ -106,6 +107,25 @@ def test_predictions_are_what_the_metrics_saw(task):
     assert text["target"] == example["targets"].tolist()
     end = 1 + [*decoded.tokens[0].tolist(), 1].index(1)
     assert text["prediction"] == decoded.tokens[0].tolist()[:end]
+
+
+def test_metrics_of_scores_are_refused(task):
+  def by_score(targets, scores):
+    return {"mean": np.mean(scores)}
+
+  toy = seqio.get_mixture_or_task(task)
+  seqio.TaskRegistry.add(
+    "scored",
+    source=toy.source,
+    preprocessors=toy.preprocessors,
+    output_features=toy.output_features,
+    metric_fns=[by_score],
+  )
+  try:
+    with pytest.raises(ValueError, match="'scored' has a metric of .*SCORE"):
+      evaluate(Transformer(testing.tiny_config()), {}, "scored", batch_size=4)
+  finally:
+    seqio.TaskRegistry.remove("scored")
 
 
 def test_for_another_model(task):

@@ -130,7 +130,8 @@ def test_the_best_is_kept_and_the_rest_cut_short(task, tmp_path, scores):
   for path, leaf in final(tmp_path / "four").items():
     np.testing.assert_array_equal(leaf, kept[path].read())
   # Run again, it is still stopped.
-  assert train(task, tmp_path, **settings) == {}
+  assert train(task, tmp_path, **settings) == {"score": 2.5}
+  assert scores == [9.0]
 
 
 def test_an_unknown_metric_loses_nothing(task, tmp_path, scores):
@@ -191,6 +192,31 @@ def test_sigterm_in_an_evaluation(task, tmp_path, monkeypatch):
   monkeypatch.setattr(loop.Evaluation, "with_predictions", evaluate)
   assert train(task, tmp_path, eval_period=2) == {}
   assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_an_evaluation_that_was_cut_short_is_made_up_for(
+  task, tmp_path, scores, step
+):
+  scores += [1.0] * (step // 2 - 1)  # Then there are none: an IndexError.
+  settings = {"eval_period": 2, "best_metric": "score"}
+  with pytest.raises(IndexError):
+    train(task, tmp_path, **settings)
+  scores += [7.0] * (3 - step // 2)
+  assert train(task, tmp_path, **settings) == {"score": 7.0}
+  assert scores == []
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert [r["step"] for r in rows if "eval/score" in r] == [2, 4]
+  best = json.loads((tmp_path / "best/metrics.json").read_text())
+  assert best["step"] == step
+  # What is done is not done again.
+  assert train(task, tmp_path, **settings) == {"score": 7.0}
+
+
+def test_a_profile_of_what_the_run_had(task, tmp_path):
+  train(task, tmp_path, profile_steps=(3, 9))
+  assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
 
 
 def texts(model_dir):
@@ -262,6 +288,7 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
     ({"train_steps": -1}, "train_steps=-1; expected 1 or more"),
     ({"microbatches": 3}, "batch_size=4 does not divide into microbatches=3"),
     ({"early_stop_steps": 3}, "early_stop_steps needs best_metric"),
+    ({"profile_steps": (5, 2)}, r"profile_steps=\(5, 2\); expected"),
     ({"reductions": (2,)}, "does not route tokens; use methods/coda.gin"),
     ({"trained_patterns": ("x",)}, "match none of the"),
     ({"mixture_or_task_name": "none"}, "no seqio task or mixture 'none'"),

@@ -1,3 +1,5 @@
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,33 @@ def save(folder, *numbers):
     checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)))
   checkpoints.close()
   return folder / "checkpoints"
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+  """As far as a limit of the system's on files' sizes is one."""
+  checkpoints = Checkpoints(tmp_path)
+  rng = np.random.default_rng(0)
+  states = [
+    make(optax.sgd(0.1), rng.normal(size=(3000, 2)), (3000, 2)).replace(
+      step=jnp.asarray(step, jnp.int32)
+    )
+    for step in (1, 2)
+  ]
+  checkpoints.save(states[0])
+  _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+  try:
+    with pytest.raises(OSError, match=r"checkpoints/2 could not be written"):
+      checkpoints.save(states[1])
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    checkpoints.close()
+  with pytest.warns(UserWarning, match="cut off"):
+    again = Checkpoints(tmp_path)
+  restored = again.restore(states[1])
+  jax.tree.map(np.testing.assert_array_equal, restored, states[0])
+  again.save(states[1])
+  again.close()
 
 
 @pytest.mark.parametrize("renamed", [True, False])
