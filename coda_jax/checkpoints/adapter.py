@@ -23,6 +23,7 @@ from coda_jax.checkpoints import (
   state,
   tensors,
 )
+from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
 CONFIG_FILE = "adapter_config.json"
@@ -66,17 +67,29 @@ def save_adapter(
       "the model is a plain T5: T5Config.coda is None, so there is no adapter; "
       "use checkpoints.state.save_model"
     )
+  write(path, model.config.coda, leaves.leaves_of(params))
+
+
+def write(
+  path: str | os.PathLike[str],
+  coda: CodaConfig,
+  found: Mapping[str, leaves.Leaf],
+) -> None:
+  """Writes an adapter folder from {parameter path: Leaf} of a whole model."""
   folder = pathlib.Path(path)
-  trained, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
   described.write(
     folder / WEIGHTS_FILE,
     folder / CONFIG_FILE,
-    {p: x.astype(jnp.float32) for p, x in leaves.leaves_of(trained).items()},
+    {
+      name: leaf.astype(jnp.float32)
+      for name, leaf in found.items()
+      if params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+    },
     {
       "format": state.FORMAT,
       "peft_type": "CODA",
-      "coda": dataclasses.asdict(model.config.coda),
-      "backbone": backbone_fingerprint(params),
+      "coda": dataclasses.asdict(coda),
+      "backbone": fingerprint(found),
     },
   )
 
@@ -162,15 +175,8 @@ def read_trained(
     FileNotFoundError: the weights are missing.
     ValueError: another backbone, or leaves that do not fit the model.
   """
-  if fields["backbone"] != backbone:
-    raise ValueError(
-      f"{path} was trained on another backbone: fingerprint "
-      f"{fields['backbone'][:12]}..., this one's is {backbone[:12]}...; load "
-      "the pretrained model that it was trained on"
-    )
-  coda = state.coda_from_dict(fields["coda"])
+  coda, found = read_leaves(path, fields, backbone)
   model = Transformer(dataclasses.replace(model.config, coda=coda))
-  found = tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
   wanted, _ = params_lib.split(
     initialise.abstract_params(model), params_lib.TASK_PATTERNS
   )
@@ -178,3 +184,27 @@ def read_trained(
   return model, params_lib.unflatten(
     {name: jnp.asarray(leaf.read()) for name, leaf in found.items()}
   )
+
+
+def read_leaves(
+  path: str | os.PathLike[str], fields: Mapping[str, Any], backbone: str
+) -> tuple[CodaConfig, dict[str, leaves.Leaf]]:
+  """An adapter folder's configuration and leaves, not held against a model.
+
+  Args:
+    path: a folder that `save_adapter` wrote.
+    fields: its `read_config`.
+    backbone: the `fingerprint` of the backbone's parameters.
+
+  Raises:
+    FileNotFoundError: the weights are missing.
+    ValueError: another backbone.
+  """
+  if fields["backbone"] != backbone:
+    raise ValueError(
+      f"{path} was trained on another backbone: fingerprint "
+      f"{fields['backbone'][:12]}..., this one's is {backbone[:12]}...; load "
+      "the pretrained model that it was trained on"
+    )
+  coda = state.coda_from_dict(fields["coda"])
+  return coda, tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
