@@ -131,6 +131,13 @@ def convert(
     raise ValueError(f"{source} is a plain T5; it has no adapter to write")
   with arrays.reaching(target):
     files.check_new(arrays.path_of(target))
+  whole = written
+  if to == "adapter":
+    written = {
+      path: leaf.astype(jnp.float32)
+      for path, leaf in whole.items()
+      if params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+    }
   if dry_run:
     return config, written
   with _folder(target) as folder:
@@ -139,7 +146,7 @@ def convert(
     elif to == "t5x":
       t5x.write(folder, written, layout=layout, step=step)
     elif to == "adapter":
-      adapter.write(folder, config.coda, written)
+      adapter.write(folder, config.coda, whole)
     else:
       state.write(folder, config, written)
     if to in ("hf", "coda_jax"):
