@@ -22,20 +22,18 @@ class TrainedOnly:
   What t5x calls an `OptimizerDef`. Frozen leaves have no state, and are handed
   on untouched: their gradients, which nothing reads, are dropped when the step
   is compiled.
+
+  Attributes:
+    optimizer: a t5x `OptimizerDef`, such as its Adafactor.
+    patterns: regular expressions over parameter paths, as for
+      `params.is_trained`.
   """
 
   def __init__(
     self, optimizer: Any, patterns: Sequence[str] = params_lib.ALL_PATTERNS
   ):
-    """Wraps.
-
-    Args:
-      optimizer: a t5x `OptimizerDef`, such as its Adafactor.
-      patterns: regular expressions over parameter paths, as for
-        `params.is_trained`.
-    """
-    self._optimizer = optimizer
-    self._patterns = tuple(patterns)
+    self.optimizer = optimizer
+    self.patterns = tuple(patterns)
     # t5x asks whether it is there: Adafactor's factoring rules need the axes.
     if hasattr(optimizer, "set_param_axes"):
       self.set_param_axes = optimizer.set_param_axes
@@ -43,50 +41,50 @@ class TrainedOnly:
   @property
   def hyper_params(self) -> Any:
     """The wrapped optimizer's."""
-    return self._optimizer.hyper_params
+    return self.optimizer.hyper_params
 
   def update_hyper_params(self, **overrides: Any) -> Any:
     """The wrapped optimizer's, with the trainer's learning rate in them."""
-    return self._optimizer.update_hyper_params(**overrides)
+    return self.optimizer.update_hyper_params(**overrides)
 
   def create(self, target: Any) -> Any:
     """A t5x `Optimizer` of all parameters, with state for the trained ones."""
-    created = self._optimizer.create(self._trained(target))
+    created = self.optimizer.create(self._trained(target))
     return created.replace(optimizer_def=self, target=target)
 
   def init_state(self, params: Any) -> Any:
     """A t5x `OptimizerState` whose tree has the trained leaves."""
-    return self._optimizer.init_state(self._trained(params))
+    return self.optimizer.init_state(self._trained(params))
 
   def apply_gradient(
     self, hyper_params: Any, params: Any, state: Any, grads: Any
   ) -> tuple[Any, Any]:
     """Returns (params, state) after a step; frozen leaves are the same."""
-    trained, state = self._optimizer.apply_gradient(
+    trained, state = self.optimizer.apply_gradient(
       hyper_params, self._trained(params), state, self._trained(grads)
     )
     return _like(params, params_lib.merge(trained, params)), state
 
   def state_dict(self, target: Any, state: Any) -> dict[str, Any]:
     """What a checkpoint holds."""
-    return self._optimizer.state_dict(target, state)
+    return self.optimizer.state_dict(target, state)
 
   def restore_state(
     self, target: Any, state: Any, state_dict: Mapping[str, Any]
   ) -> tuple[Any, Any]:
     """The inverse of `state_dict`."""
-    return self._optimizer.restore_state(target, state, state_dict)
+    return self.optimizer.restore_state(target, state, state_dict)
 
   def derive_logical_axes(self, optimizer: Any, axes: Any) -> Any:
     """A t5x `Optimizer` with the logical axes of each leaf in its place."""
     trained = optimizer.replace(
-      optimizer_def=self._optimizer, target=self._trained(optimizer.target)
+      optimizer_def=self.optimizer, target=self._trained(optimizer.target)
     )
-    derived = self._optimizer.derive_logical_axes(trained, self._trained(axes))
+    derived = self.optimizer.derive_logical_axes(trained, self._trained(axes))
     return derived.replace(optimizer_def=self, target=axes)
 
   def _trained(self, tree: Any) -> Any:
-    return _like(tree, params_lib.split(tree, self._patterns)[0])
+    return _like(tree, params_lib.split(tree, self.patterns)[0])
 
 
 def _like(tree: Any, new: dict[str, Any]) -> Any:
