@@ -13,6 +13,12 @@ import seqio
 from t5x import adafactor, checkpoints, models, partitioning, utils
 from t5x.examples.t5 import network
 
+FEATURES = (
+  "encoder_input_tokens",
+  "decoder_input_tokens",
+  "decoder_target_tokens",
+)
+
 folder = pathlib.Path(sys.argv[1])
 config = network.T5Config(
   vocab_size=64,
@@ -41,14 +47,10 @@ tokens[1, 6:] = 0  # padding
 initializer = utils.TrainStateInitializer(
   model.optimizer_def,
   model.get_initial_variables,
-  {
-    name: tokens.shape
-    for name in (
-      "encoder_input_tokens",
-      "decoder_input_tokens",
-      "decoder_target_tokens",
-    )
-  },
+  dict.fromkeys(
+    ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"),
+    tokens.shape,
+  ),
   partitioner,
 )
 state = initializer.from_scratch(jax.random.PRNGKey(0))

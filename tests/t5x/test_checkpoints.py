@@ -28,9 +28,9 @@ pytestmark = pytest.mark.t5x
 
 
 def accuracy(answers):
-  """Per cent of the answers that are right."""
+  """The share of the answers that are right."""
   right = [row["prediction"] == row["target"] for row in answers]
-  return 100 * sum(right) / len(right)
+  return sum(right) / len(right)
 
 
 def test_their_evaluation_is_ours(theirs, our_answers, evaluate, devices):
