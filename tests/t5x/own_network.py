@@ -47,10 +47,7 @@ tokens[1, 6:] = 0  # padding
 initializer = utils.TrainStateInitializer(
   model.optimizer_def,
   model.get_initial_variables,
-  dict.fromkeys(
-    ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"),
-    tokens.shape,
-  ),
+  dict.fromkeys(FEATURES, tokens.shape),
   partitioner,
 )
 state = initializer.from_scratch(jax.random.PRNGKey(0))

@@ -30,12 +30,19 @@ def logged(folder, name):
 
 def saved_state(checkpoint):
   """{path: shape} of the optimizer's state in a checkpoint of t5x."""
-  metadata = json.loads((checkpoint / "state/_METADATA").read_text())
+  import tensorstore as ts
+
+  folder = checkpoint / "state"
+  metadata = json.loads((folder / "_METADATA").read_text())
   found = {}
   for entry in metadata["tree_metadata"].values():
-    path = "/".join(key["key"] for key in entry["key_metadata"])
-    if path.startswith("state/param_states/"):
-      found[path] = entry["value_metadata"].get("write_shape") or []
+    keys = [key["key"] for key in entry["key_metadata"]]
+    if keys[:2] == ["state", "param_states"]:
+      store = {"driver": "ocdbt", "base": f"file://{folder}/"}
+      array = ts.open(
+        {"driver": "zarr", "kvstore": {**store, "path": ".".join(keys) + "/"}}
+      ).result()
+      found["/".join(keys)] = array.shape
   return found
 
 
@@ -79,7 +86,7 @@ def test_frozen_leaves_stay_and_have_no_state(theirs):
     if path.split("/")[-1] != "count"
   }
   expected = {
-    f"{moment}/{path}": list(after[path].shape)
+    f"{moment}/{path}": after[path].shape
     for path in trained
     for moment in ("mu", "nu")
   }
