@@ -31,10 +31,10 @@ def mend(folder: str | os.PathLike[str]) -> int:
   Raises:
     FileNotFoundError: no SavedModel is there.
     ModuleNotFoundError: tensorflow is not installed.
-    ValueError: a damaged file, or one without such programs.
+    OSError: the file is damaged.
+    ValueError: it has no such programs.
   """
-  from google.protobuf import message
-  from tensorflow.core.protobuf import saved_model_pb2
+  from tensorflow.python.saved_model import loader_impl
 
   from coda_jax.exporting import portable
 
@@ -44,11 +44,7 @@ def mend(folder: str | os.PathLike[str]) -> int:
       f"{path} is not there; give the folder that t5x.export wrote, which ends "
       "in _cpu/ and a number"
     )
-  model = saved_model_pb2.SavedModel()
-  try:
-    model.ParseFromString(path.read_bytes())
-  except message.DecodeError as error:
-    raise ValueError(f"{path} is damaged: {error}; export it again") from error
+  model = loader_impl.parse_saved_model(os.fspath(folder))
   programs = [
     node.attr["module"]
     for graph in model.meta_graphs

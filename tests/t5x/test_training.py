@@ -64,8 +64,9 @@ def test_loss_of_every_step(theirs, ours):
   }
   found = logged(theirs / "train", "loss")
   assert found.keys() == expected.keys() == set(range(1, STEPS + 1))
-  for step, loss in expected.items():
-    assert found[step] == pytest.approx(loss, abs=1e-4)
+  difference = max(abs(found[step] - expected[step]) for step in found)
+  print(f"\nlargest difference of a step's loss: {difference:.3g}")
+  assert difference < 1e-4
   # It has learned something, which an error of 1e-4 would show.
   assert expected[STEPS] < expected[1] - 1
 
