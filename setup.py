@@ -54,6 +54,16 @@ EXTRAS = {
   "tpu": [f"jax[tpu]{JAX}"],
   # CUDA 12 runs on older drivers than 13 and on all newer ones.
   "gpu": [f"jax[cuda12]{JAX}"],
+  # What t5x asks of the index; itself it is not on it, see docs/t5x.md.
+  "t5x": [
+    *TRAIN,
+    *EXPORT,
+    "cached_property>=2.0.1",
+    "fiddle>=0.3.1",
+    "grain>=0.2.18",
+    "jaxtyping>=0.3.11",
+    "tensorflow-serving-api>=2.21",  # t5x.export
+  ],
   "bench": ["matplotlib>=3.11"],
   "quickstart": [
     *TRAIN,

@@ -1,7 +1,7 @@
 """The command line of the gin-configured entry points.
 
-Only this module and the entry points know gin; bad input ends here, as one
-message on stderr and an exit code that is not 0.
+Only this module, gin_constants and the entry points know gin; bad input ends
+here, as one message on stderr and an exit code that is not 0.
 """
 
 import argparse
@@ -17,16 +17,13 @@ from typing import Any
 import gin
 from absl import logging
 
-from coda_jax import params
+# Defines constants; a run's own config.gin names them without importing them.
+from coda_jax import gin_constants  # noqa: F401
 
 # Before tensorflow and its friends are imported: what they log is of no use to
 # a user, and hides what is. What fails is raised too: orbax would log it first.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.set_verbosity(logging.FATAL)
-
-# For gin files: %params.ALL_PATTERNS and %params.TASK_PATTERNS.
-gin.constant("params.ALL_PATTERNS", params.ALL_PATTERNS)
-gin.constant("params.TASK_PATTERNS", params.TASK_PATTERNS)
 
 # What gin raises for names, values and files that are wrong.
 _GIN_ERRORS = (

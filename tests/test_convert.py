@@ -1,15 +1,20 @@
+import dataclasses
+import json
 import pathlib
+import shlex
 import tracemalloc
 
+import gin
 import numpy as np
 import pytest
 
 import coda_jax
-from coda_jax import convert, load_pretrained, testing
+from coda_jax import cli, convert, load_pretrained, testing
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import arrays, formats, hf, initialise, state
 from coda_jax.checkpoints.leaves import leaf_of
-from coda_jax.nn.config import CodaConfig
+from coda_jax.nn.config import CodaConfig, LoraConfig
+from coda_jax.params import TASK_PATTERNS
 from coda_jax.t5.network import Transformer
 
 
@@ -59,10 +64,9 @@ def test_dtype_and_tokenizer(tmp_path):
   )
 
 
-@pytest.mark.parametrize("to", ["hf", "t5x"])
-def test_only_the_backbone_of_a_coda_model_fits_elsewhere(tmp_path, capsys, to):
+def test_only_the_backbone_of_a_coda_model_fits_elsewhere(tmp_path, capsys):
   _, expected = saved(tmp_path / "a", CodaConfig(bottleneck_dim=4))
-  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", to]
+  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf"]
   assert convert.main(command) == 2
   assert "--backbone" in capsys.readouterr().err
   assert not (tmp_path / "b").exists()
@@ -70,6 +74,104 @@ def test_only_the_backbone_of_a_coda_model_fits_elsewhere(tmp_path, capsys, to):
   _, leaves = formats.read(tmp_path / "b")
   backbone = {p for p in expected if not initialise.is_added(p)}
   assert leaves.keys() == backbone < expected.keys()
+
+
+CODAS = {
+  "adapter": CodaConfig(reduction=1, bottleneck_dim=4),
+  "coda": CodaConfig(reduction=2.5, attention="k_to_all", bottleneck_dim=4),
+  "coda_lora": CodaConfig(bottleneck_dim=4, lora=LoraConfig(rank=3, alpha=3)),
+  "lora": CodaConfig(
+    reduction=1, bottleneck_dim=0, lora=LoraConfig(targets=("key", "wo"))
+  ),
+}
+
+
+@pytest.mark.parametrize("method", CODAS)
+def test_t5x_and_back_by_what_is_printed(tmp_path, capsys, method):
+  """t5x keeps no configuration: that of the output has to be all of it."""
+  coda = CODAS[method]
+  model, expected = saved(tmp_path / "a", coda)
+  there = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "t5x"]
+  assert convert.main(there) == 0
+  printed = capsys.readouterr().out
+  assert f"--gin_file=methods/{method}.gin" in printed
+  back = [str(tmp_path / "b"), str(tmp_path / "c"), "--to", "coda_jax"]
+  assert convert.main(back) == 2
+  assert "add --coda" in capsys.readouterr().err
+  assert not (tmp_path / "c").exists()
+  option = shlex.split(printed.splitlines()[-1])
+  assert convert.main([*back, *option]) == 0
+  config, leaves = formats.read(tmp_path / "c")
+  assert config == model.config
+  assert leaves.keys() == expected.keys()
+  for path, leaf in expected.items():
+    np.testing.assert_array_equal(leaves[path].read(), leaf)
+
+
+@pytest.mark.parametrize("method", CODAS)
+def test_flags_for_t5x_make_the_same_configuration(method):
+  flags = convert.configuration(CODAS[method]).splitlines()[1]
+  file, *bindings = shlex.split(flags)
+  gin.clear_config()
+  gin.config._LOCATION_PREFIXES[:] = [str(cli.configs_dir())]
+  gin.parse_config_file(file.removeprefix("--gin_file="))
+  for binding in bindings:
+    gin.parse_config(binding.removeprefix("--gin."))
+  made = gin.get_configurable(CodaConfig)()
+  assert made == CODAS[method]
+
+
+def test_an_adapter_out_of_t5x(tmp_path, capsys):
+  """What is written for the one engine is what the other would save."""
+  model, expected = saved(tmp_path / "a", CODAS["coda"])
+  convert.convert(tmp_path / "a", tmp_path / "b", "t5x")
+  convert.convert(tmp_path / "a", tmp_path / "backbone", "hf", backbone=True)
+  command = [str(tmp_path / "b"), str(tmp_path / "c"), "--to", "adapter"]
+  given = ["--coda", json.dumps(dataclasses.asdict(CODAS["coda"]))]
+  assert convert.main([*command, *given]) == 0
+  of_task = [p for p in expected if params_lib.is_trained(p, TASK_PATTERNS)]
+  assert f"{len(of_task)} leaves" in capsys.readouterr().out
+  backbone = load_pretrained(tmp_path / "backbone")
+  loaded, params = coda_jax.load_adapter(tmp_path / "c", *backbone)
+  assert loaded.config.coda == model.config.coda
+  for path, leaf in params_lib.flatten(params).items():
+    np.testing.assert_array_equal(leaf, expected[path])
+
+
+def test_an_adapter_on_its_backbone_into_t5x(tmp_path, capsys):
+  model, expected = saved(tmp_path / "a", CODAS["coda"])
+  params = params_lib.unflatten(expected)
+  coda_jax.save_adapter(tmp_path / "adapter", model, params)
+  convert.convert(tmp_path / "a", tmp_path / "backbone", "hf", backbone=True)
+  command = [str(tmp_path / "adapter"), str(tmp_path / "b"), "--to", "t5x"]
+  assert convert.main(command) == 2
+  assert "without its backbone" in capsys.readouterr().err
+  given = ["--initial_checkpoint_path", str(tmp_path / "backbone")]
+  assert convert.main([*command, *given]) == 0
+  _, leaves = formats.read(tmp_path / "b")
+  assert leaves.keys() == expected.keys()
+  for path, leaf in expected.items():
+    np.testing.assert_array_equal(leaves[path].read(), leaf)
+
+
+def test_a_configuration_too_many_or_too_few(tmp_path, capsys):
+  saved(tmp_path / "a", CODAS["coda"])
+  saved(tmp_path / "plain")
+  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "coda_jax"]
+  assert convert.main([*command, "--coda", "{}"]) == 2
+  assert "leave --coda out" in capsys.readouterr().err
+  command = [str(tmp_path / "plain"), str(tmp_path / "b"), "--to", "adapter"]
+  assert convert.main(command) == 2
+  assert "no adapter to write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "text", ["", "3", '{"reduction": 0}', '{"r": 3}', '{"lora": {"ranks": 1}}']
+)
+def test_bad_configurations(text, capsys):
+  with pytest.raises(SystemExit):
+    convert.main(["a", "b", "--to=adapter", f"--coda={text}"])
+  assert "expected a JSON object of fields among" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):

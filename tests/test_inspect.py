@@ -56,7 +56,8 @@ def test_an_adapter_names_its_backbone(tmp_path, capsys, model, params):
     (None, "none: a plain T5"),
     (CodaConfig(reduction=1), "adapter"),
     (CodaConfig(reduction=1, layer_reductions=((0, 2),)), "coda"),
-    (CodaConfig(reduction=1, lora=LoraConfig()), "lora"),
+    (CodaConfig(reduction=1, bottleneck_dim=0, lora=LoraConfig()), "lora"),
+    (CodaConfig(reduction=1, lora=LoraConfig()), "coda_lora"),
     (CodaConfig(reduction=2, lora=LoraConfig()), "coda_lora"),
   ],
 )

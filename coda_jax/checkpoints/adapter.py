@@ -24,6 +24,7 @@ from coda_jax.checkpoints import (
   state,
   tensors,
 )
+from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
 CONFIG_FILE = kinds.ADAPTER_CONFIG_FILE
@@ -68,21 +69,38 @@ def save_adapter(
       "the model is a plain T5: T5Config.coda is None, so there is no adapter; "
       "use checkpoints.state.save_model"
     )
+  found = leaves.leaves_of(params)
+  owned = {
+    name: leaf
+    for name, leaf in found.items()
+    if params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+  }
+  leaves.check(owned, _wanted(model), "params")
+  write(path, model.config.coda, found)
+
+
+def write(
+  path: str | os.PathLike[str],
+  coda: CodaConfig,
+  found: Mapping[str, leaves.Leaf],
+) -> None:
+  """Writes an adapter folder from {parameter path: Leaf} of a whole model."""
   folder = pathlib.Path(path)
   kinds.check_replaces(folder, "adapter")
-  trained, _ = params_lib.split(params, params_lib.TASK_PATTERNS)
-  found = leaves.leaves_of(trained)
-  leaves.check(found, _wanted(model), "params")
   described.write(
     folder / WEIGHTS_FILE,
     folder / CONFIG_FILE,
-    {p: x.astype(jnp.float32) for p, x in found.items()},
+    {
+      name: leaf.astype(jnp.float32)
+      for name, leaf in found.items()
+      if params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+    },
     {
       "format": state.FORMAT,
       "peft_type": "CODA",
-      "method": model.config.coda.method,
-      "coda": dataclasses.asdict(model.config.coda),
-      "backbone": backbone_fingerprint(params),
+      "method": coda.method,
+      "coda": dataclasses.asdict(coda),
+      "backbone": fingerprint(found),
     },
   )
 
@@ -165,6 +183,29 @@ def read_trained(
     FileNotFoundError: the weights are missing.
     ValueError: another backbone, or leaves that do not fit the model.
   """
+  coda, found = read_leaves(path, fields, backbone)
+  model = Transformer(dataclasses.replace(model.config, coda=coda))
+  leaves.check_dtypes(found, str(path))
+  leaves.check(found, _wanted(model), str(path))
+  return model, params_lib.unflatten(
+    {name: jnp.asarray(leaf.read()) for name, leaf in found.items()}
+  )
+
+
+def read_leaves(
+  path: str | os.PathLike[str], fields: Mapping[str, Any], backbone: str
+) -> tuple[CodaConfig, dict[str, leaves.Leaf]]:
+  """An adapter folder's configuration and leaves, not held against a model.
+
+  Args:
+    path: a folder that `save_adapter` wrote.
+    fields: its `read_config`.
+    backbone: the `fingerprint` of the backbone's parameters.
+
+  Raises:
+    FileNotFoundError: the weights are missing.
+    ValueError: another backbone.
+  """
   if fields["backbone"] != backbone:
     raise ValueError(
       f"{path} was trained on another backbone: fingerprint "
@@ -172,13 +213,7 @@ def read_trained(
       "the pretrained model that it was trained on"
     )
   coda = state.coda_from_dict(fields["coda"])
-  model = Transformer(dataclasses.replace(model.config, coda=coda))
-  found = tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
-  leaves.check_dtypes(found, str(path))
-  leaves.check(found, _wanted(model), str(path))
-  return model, params_lib.unflatten(
-    {name: jnp.asarray(leaf.read()) for name, leaf in found.items()}
-  )
+  return coda, tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
 
 
 def _wanted(model: Transformer) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One checkpoint or a folder of them, models and adapters alike."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -8,7 +9,9 @@ from typing import Any
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter, arrays, formats, tensors
+from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.checkpoints.pretrained import load_pretrained
+from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
 
 
@@ -71,13 +74,38 @@ def check(
       continue
     adapter.read_config(path)
     tensors.read(pathlib.Path(path) / adapter.WEIGHTS_FILE)
-    if backbone_path is None:
-      raise ValueError(
-        f"{path} is an adapter, without its backbone; set "
-        "INITIAL_CHECKPOINT_PATH to the pretrained model that it was trained on"
-      )
+    _check_backbone(path, backbone_path)
   if backbone_path is not None:
     formats.read(backbone_path)
+
+
+def read(
+  path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
+) -> tuple[T5Config, dict[str, Leaf]]:
+  """`formats.read`, of an adapter on its backbone too.
+
+  Args:
+    path: a model's folder of any format, or an adapter's.
+    backbone_path: the pretrained model that an adapter goes on, or None.
+
+  Returns:
+    (config, {parameter path: Leaf}) of the whole model.
+
+  Raises:
+    FileNotFoundError, ValueError: as `check`; an adapter of another backbone.
+  """
+  if not is_adapter(path):
+    return formats.read(path)
+  fields = adapter.read_config(path)
+  _check_backbone(path, backbone_path)
+  config, leaves = formats.read(backbone_path)
+  coda, trained = adapter.read_leaves(path, fields, adapter.fingerprint(leaves))
+  frozen = {
+    name: leaf
+    for name, leaf in leaves.items()
+    if not params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+  }
+  return dataclasses.replace(config, coda=coda), {**frozen, **trained}
 
 
 def load_each(
@@ -117,6 +145,14 @@ def load_each(
       path, adapter.read_config(path), base, fingerprint
     )
     yield path, model, params_lib.merge(trained, frozen)
+
+
+def _check_backbone(path: Any, backbone_path: Any) -> None:
+  if backbone_path is None:
+    raise ValueError(
+      f"{path} is an adapter, without its backbone; set "
+      "INITIAL_CHECKPOINT_PATH to the pretrained model that it was trained on"
+    )
 
 
 def _holds_checkpoint(path: str | os.PathLike[str]) -> bool:

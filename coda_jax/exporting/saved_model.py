@@ -119,7 +119,7 @@ class Server(tf.Module):
       # jax leaves out what the program does not use.
       [tf.convert_to_tensor(arguments[i]) for i in program.module_kept_var_idx],
       version=program.calling_convention_version,
-      module=portable.for_tensorflow(program),
+      module=portable.for_tensorflow(program.mlir_module_serialized),
       Tout=[result.dtype for result in program.out_avals],
       # The batch, which is symbolic, comes first in every result.
       Sout=[(None, *result.shape[1:]) for result in program.out_avals],

@@ -137,7 +137,7 @@ class CodaConfig:
     """The method that trains such a model, in the words of configs/methods/."""
     routed = self.reduction > 1 or any(r > 1 for _, r in self.layer_reductions)
     if self.lora:
-      return "coda_lora" if routed else "lora"
+      return "coda_lora" if routed or self.bottleneck_dim else "lora"
     return "coda" if routed else "adapter"
 
   def layer_reduction(self, layer: int) -> float:

@@ -149,6 +149,8 @@ class Embed(nn.Module):
 
   def __call__(self, tokens: Array) -> Array:
     """[batch, length] integers -> [batch, length, features]."""
+    # t5x initialises its models with tokens that are floating point.
+    tokens = tokens.astype(jnp.int32)
     x = jnp.take(self.embedding, tokens, axis=0, mode="clip")
     return x.astype(self.dtype)
 

@@ -144,3 +144,14 @@ def test_bias_table_has_a_column_for_each_distance():
     for d in range(-19, 20):
       bucket = exact_bucket(d, bidirectional)
       np.testing.assert_array_equal(found[:, 19 + d], table[:, bucket])
+
+
+def test_tokens_may_be_floating_point():
+  """As t5x has them where it initialises a model."""
+  embed = layers.Embed(7, 3)
+  tokens = jnp.array([[2, 6, 0]])
+  variables = embed.init(jax.random.key(0), tokens.astype(jnp.float32))
+  np.testing.assert_array_equal(
+    embed.apply(variables, tokens.astype(jnp.float32)),
+    embed.apply(variables, tokens),
+  )
