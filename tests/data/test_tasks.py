@@ -114,27 +114,6 @@ def test_no_text_at_all(tmp_path):
     next(batches)
 
 
-def test_a_task_that_leaves_nothing_ends(tmp_path):
-  """Where the filter is behind an endless repetition, too."""
-  (tmp_path / "x-train-0.txt").write_text("some text\n" * 9)
-  name = tasks.span_corruption_task(str(tmp_path / "x-{split}-0.txt"))
-  task = seqio.get_mixture_or_task(name)
-  seqio.TaskRegistry.add(
-    "nothing",
-    source=task.source,
-    preprocessors=[
-      *task.preprocessors,
-      lambda dataset: dataset.filter(lambda example: False),
-    ],
-    output_features=task.output_features,
-  )
-  batches = training_inputs.train_batches(
-    "nothing", lengths=LENGTHS, batch_size=1, seed=0
-  )
-  with pytest.raises(ValueError, match="preprocessors leave none"):
-    next(batches)
-
-
 @pytest.fixture
 def articles(monkeypatch):
   found = [
