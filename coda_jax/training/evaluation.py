@@ -122,9 +122,10 @@ class Evaluation:
       return None
     for task in tasks:
       for metric in task.metric_objs:
-        if metric.model_output_type != seqio.metrics.ModelOutputType.PREDICTION:
+        kind = metric.model_output_type
+        if kind != seqio.metrics.ModelOutputType.PREDICTION:
           raise ValueError(
-            f"task {task.name!r} has a metric of {metric.model_output_type}; "
+            f"task {task.name!r} has a metric of {kind.name}; "
             "evaluation here computes those of predictions, so give the task "
             "such metrics, or set predict=False and use coda_jax.infer's scores"
           )
