@@ -133,11 +133,7 @@ def convert(
     files.check_new(arrays.path_of(target))
   whole = written
   if to == "adapter":
-    written = {
-      path: leaf.astype(jnp.float32)
-      for path, leaf in whole.items()
-      if params_lib.is_trained(path, params_lib.TASK_PATTERNS)
-    }
+    written = adapter.owned(whole)
   if dry_run:
     return config, written
   with _folder(target) as folder:

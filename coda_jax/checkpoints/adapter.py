@@ -70,13 +70,17 @@ def save_adapter(
       "use checkpoints.state.save_model"
     )
   found = leaves.leaves_of(params)
-  owned = {
-    name: leaf
+  leaves.check(owned(found), _wanted(model), "params")
+  write(path, model.config.coda, found)
+
+
+def owned(found: Mapping[str, leaves.Leaf]) -> dict[str, leaves.Leaf]:
+  """The leaves of a whole model that its task owns, as an adapter has them."""
+  return {
+    name: leaf.astype(jnp.float32)
     for name, leaf in found.items()
     if params_lib.is_trained(name, params_lib.TASK_PATTERNS)
   }
-  leaves.check(owned, _wanted(model), "params")
-  write(path, model.config.coda, found)
 
 
 def write(
@@ -90,11 +94,7 @@ def write(
   described.write(
     folder / WEIGHTS_FILE,
     folder / CONFIG_FILE,
-    {
-      name: leaf.astype(jnp.float32)
-      for name, leaf in found.items()
-      if params_lib.is_trained(name, params_lib.TASK_PATTERNS)
-    },
+    owned(found),
     {
       "format": state.FORMAT,
       "peft_type": "CODA",

@@ -290,35 +290,34 @@ def test_what_is_wrong_is_named(tmp_path, capsys, sources, case):
   assert not list(tmp_path.glob(".target*"))
 
 
+def with_kernel(sources, folder, change):
+  """A copy whose `checkpoint` says something else of one kernel."""
+  from flax import serialization
+
+  shutil.copytree(sources / "msgpack", folder)
+  file = folder / "checkpoint"
+  tree = serialization.msgpack_restore(file.read_bytes())
+  kernel = tree["optimizer"]["target"]["encoder"]["layers_0"]["mlp"]["wo"]
+  kernel["kernel"] = change(kernel["kernel"])
+  file.write_bytes(serialization.msgpack_serialize(tree))
+
+
 @pytest.mark.parametrize(
   "spec",
   ["text", {"driver": "zarr"}, {"driver": "zarr", "kvstore": {}}, None],
 )
 def test_a_strange_place_of_an_array(tmp_path, capsys, sources, spec):
-  from flax import serialization
-
   folder = tmp_path / "folder"
-  shutil.copytree(sources / "msgpack", folder)
-  file = folder / "checkpoint"
-  tree = serialization.msgpack_restore(file.read_bytes())
-  kernel = tree["optimizer"]["target"]["encoder"]["layers_0"]["mlp"]["wo"]
-  kernel["kernel"] = spec
-  file.write_bytes(serialization.msgpack_serialize(tree))
+  with_kernel(sources, folder, lambda _: spec)
   assert inspect.main([str(folder)]) == 2
   assert str(folder) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", "a/b"])
 def test_an_array_outside_the_folder(tmp_path, capsys, sources, name):
-  from flax import serialization
-
   folder = tmp_path / "folder"
-  shutil.copytree(sources / "msgpack", folder)
-  file = folder / "checkpoint"
-  tree = serialization.msgpack_restore(file.read_bytes())
-  kernel = tree["optimizer"]["target"]["encoder"]["layers_0"]["mlp"]["wo"]
-  kernel["kernel"]["kvstore"]["path"] = name
-  file.write_bytes(serialization.msgpack_serialize(tree))
+  kvstore = {"driver": "file", "path": name}
+  with_kernel(sources, folder, lambda spec: {**spec, "kvstore": kvstore})
   assert inspect.main([str(folder)]) == 2
   assert "expected a folder beside the file" in capsys.readouterr().err
 
