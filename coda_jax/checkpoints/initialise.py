@@ -21,6 +21,13 @@ def abstract_params(model: Any) -> dict[str, Any]:
   return jax.eval_shape(lambda: _init(model, jax.random.key(0)))
 
 
+def logical_axes(model: Any) -> dict[str, tuple[str, ...]]:
+  """{parameter path: its logical axes}, one name a dimension."""
+  variables = jax.eval_shape(lambda: _variables(model, jax.random.key(0)))
+  axes = params_lib.flatten(variables["params_axes"])
+  return {path.removesuffix("_axes"): x.names for path, x in axes.items()}
+
+
 def from_leaves(
   model: Any,
   leaves: Mapping[str, Leaf],
@@ -75,7 +82,10 @@ def is_added(path: str) -> bool:
 
 
 def _init(model: Any, key: jax.Array) -> dict[str, Any]:
+  return _variables(model, key)["params"]
+
+
+def _variables(model: Any, key: jax.Array) -> dict[str, Any]:
   # No shape depends on the length, as long as every layer has a token.
   tokens = jnp.ones((1, 8), jnp.int32)
-  variables = model.init(key, tokens, tokens, tokens, enable_dropout=False)
-  return variables["params"]
+  return model.init(key, tokens, tokens, tokens, enable_dropout=False)
