@@ -102,7 +102,7 @@ def make_mesh(
 @contextlib.contextmanager
 def under(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
   """Where models are traced, so that their constraints hold on the mesh."""
-  with mesh, flax_partitioning.axis_rules(rules):
+  with jax.set_mesh(mesh), flax_partitioning.axis_rules(rules):
     yield
 
 
