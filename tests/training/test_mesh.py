@@ -138,7 +138,10 @@ def test_parts_of_leaves_are_those_of_the_whole(tmp_path, change):
       {"mesh": {"data": -1}, "eval_batch_size": 3},
       "eval_batch_size=3 does not divide.*multiple of 8, such as 8",
     ),
-    ({"mesh": {"model": 2}}, r"model=2 does not divide 3 of .*from \[1, 3\]"),
+    (
+      {"mesh": {"model": 2}},
+      r"model=2 does not divide .*, 3 of .*from \[1, 3\]",
+    ),
   ],
 )
 def test_bad_meshes_stop_a_run_before_it_reads(task, overrides, message):
