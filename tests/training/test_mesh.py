@@ -13,7 +13,7 @@ from coda_jax.checkpoints import initialise, leaves, tensors
 from coda_jax.checkpoints import state as model_files
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
-from coda_jax.training import hosts, loop, optimizers
+from coda_jax.training import loop, optimizers
 
 CONFIG = testing.tiny_config(
   num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.1
@@ -147,11 +147,3 @@ def test_parts_of_leaves_are_those_of_the_whole(tmp_path, change):
 def test_bad_meshes_stop_a_run_before_it_reads(task, overrides, message):
   with pytest.raises(ValueError, match=message):
     train(task, "none", initial_checkpoint_path="nowhere", **overrides)
-
-
-def test_alone_there_is_nothing_to_agree_on():
-  assert hosts.is_first()
-  assert hosts.from_first(lambda: {"a": 1}) == {"a": 1}
-  written = []
-  hosts.write_together({"a": 1}, written.append)
-  assert written == [{"a": 1}]
