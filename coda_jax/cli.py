@@ -38,6 +38,15 @@ _GIN_ERRORS = (
 )
 
 
+# What training takes, and has taken before it comes here.
+_OF_SEVERAL = (
+  "--distributed",
+  "--coordinator_address",
+  "--num_processes",
+  "--process_id",
+)
+
+
 def run(
   function: Callable[..., Any],
   program: str,
@@ -59,13 +68,13 @@ def run(
     configure(argv, program, description)
     bound = configured(function)
   except _GIN_ERRORS as error:
-    return _fail(error, program, 2)
+    return fail(error, program, 2)
   try:
     bound()
   except (ValueError, OSError, ModuleNotFoundError) as error:
-    return _fail(error, program, 2)
+    return fail(error, program, 2)
   except FloatingPointError as error:
-    return _fail(error, program, 1)
+    return fail(error, program, 1)
   return 0
 
 
@@ -92,6 +101,11 @@ def configure(
   bindings = []
   for argument in rest:
     match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
+    if argument.partition("=")[0] in _OF_SEVERAL:
+      parser.error(
+        f"{argument!r}: only python -m coda_jax.train runs in several "
+        "processes; MESH shares the devices of this one"
+      )
     if match is None:
       parser.error(f"{argument!r} is neither an option nor --gin.NAME=VALUE")
     bindings.append((match[1].strip(), quote(match[2])))
@@ -233,8 +247,8 @@ def write_config(macro: str) -> None:
   (folder / "config.gin").write_text(gin.config_str())
 
 
-def _fail(error: BaseException, program: str, code: int) -> int:
-  """Reports an error on stderr in one message."""
+def fail(error: BaseException, program: str, code: int) -> int:
+  """Reports an error on stderr in one message, and returns the exit code."""
   if os.environ.get("CODA_JAX_TRACEBACK"):
     raise error
   # What is wrong comes first; then gin adds where it was calling from.
