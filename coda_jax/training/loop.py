@@ -153,7 +153,7 @@ def train(
     )
   setup.check_model_dir(model_dir)
   profile = logging.Profile(model_dir, profile_steps)
-  devices = setup.make_mesh(mesh or {})
+  devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(
     batch_size // microbatches, devices, "batch_size / microbatches"
   )

@@ -72,7 +72,8 @@ class Checkpoints:
     self._folder = Path(model_dir).absolute() / "checkpoints"
     self._ocp = ocp
     self._run = json.loads(json.dumps(run or {}))  # Tuples as lists.
-    for message in hosts.from_first(lambda: _skip_cut_off(self._folder)):
+    skipped = hosts.from_first(lambda: _skip_cut_off(self._folder))
+    for message in skipped if hosts.is_first() else ():
       warnings.warn(message, stacklevel=2)
     self._manager = ocp.CheckpointManager(
       self._folder,
