@@ -352,8 +352,9 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
   ],
 )
 def test_bad_arguments(task, tmp_path, overrides, message):
+  arguments = {"model_dir": tmp_path, **overrides}
   with pytest.raises(ValueError, match=message):
-    train(task, tmp_path, **overrides)
+    train(task, **arguments)
 
 
 def test_a_checkpoint_of_another_size(task, tmp_path):
