@@ -78,6 +78,7 @@ class EncoderLayer(nn.Module):
       context,
       mask,
       bias_table=bias_table,
+      bias_edges=layers.bucket_edges(bias_table.shape[1] // 2 + 1),
       query_positions=positions,
       key_positions=context_positions,
       deterministic=deterministic,
