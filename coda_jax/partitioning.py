@@ -102,7 +102,7 @@ def make_mesh(
 @contextlib.contextmanager
 def under(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
   """Where models are traced, so that their constraints hold on the mesh."""
-  with mesh, flax_partitioning.axis_rules(rules):
+  with jax.set_mesh(mesh), flax_partitioning.axis_rules(rules):
     yield
 
 
@@ -185,6 +185,42 @@ def check_batch(batch_size: int, mesh: Mesh, name: str = "batch_size") -> None:
       f"fsdp={mesh.shape['fsdp']} = {parts} devices; choose a multiple of "
       f"{parts}, such as {' or '.join(near)}, or another mesh"
     )
+
+
+def rows_here(batch_size: int, sharding: NamedSharding) -> np.ndarray:
+  """The rows of a batch that this process's devices hold, ascending."""
+  held = sharding.addressable_devices_indices_map((batch_size,))
+  rows = np.arange(batch_size)
+  return np.unique(np.concatenate([rows[index] for index in held.values()]))
+
+
+def place_batch(
+  batch: Mapping[str, np.ndarray],
+  batch_size: int,
+  rows: np.ndarray,
+  sharding: NamedSharding,
+) -> dict[str, jax.Array]:
+  """A batch on the mesh, from the rows that this process has of it.
+
+  Args:
+    batch: {name: [rows, ...]}.
+    batch_size: of the whole batch.
+    rows: which rows those are, ascending: those of `rows_here`, or more.
+    sharding: of `batch_sharding`.
+
+  Returns:
+    {name: [batch_size, ...]}.
+  """
+
+  def place(x: np.ndarray) -> jax.Array:
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+      return x[np.searchsorted(rows, np.arange(batch_size)[index[0]])]
+
+    return jax.make_array_from_callback(
+      (batch_size, *x.shape[1:]), sharding, read
+    )
+
+  return {name: place(x) for name, x in batch.items()}
 
 
 def _check_divides(

@@ -82,6 +82,7 @@ def compile_training(
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
   microbatches: int = 1,
+  mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles a step of `loop.train`, whose arguments these are."""
   _check(task_feature_lengths, batch_size)
@@ -101,7 +102,7 @@ def compile_training(
     )
 
   given = variants.as_given(model, trained_patterns, reductions)
-  return _run(options, model, given, {"train": step})
+  return _run(options, model, given, {"train": step}, mesh)
 
 
 def compile_evaluation(
@@ -168,6 +169,7 @@ def _run(
   model: Transformer,
   given: Sequence[variants.Variant],
   to_compile: plan.Programs,
+  mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles, prints and writes; returns the exit code."""
   # No device is used; and a TPU that is at hand stays free.
@@ -175,7 +177,7 @@ def _run(
   if options.methods or options.reductions:
     methods = options.methods or [given[0].method]
     given = variants.by_methods(model, methods, options.reductions)
-  mesh = options.mesh or {"data": -1}
+  mesh = options.mesh or mesh or {"data": -1}
   rows = []
   for row in plan.compile_for(options.slices, given, to_compile, mesh):
     rows.append(row)

@@ -30,6 +30,7 @@ def train_step(
   trained_patterns: Sequence[str],
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
+  microbatches: int = 1,
   frozen_dtype: Any = "float32",
   **step_options: Any,
 ) -> jax.stages.Lowered:
@@ -42,24 +43,34 @@ def train_step(
     trained_patterns: as of `params.split`.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
     batch_size: examples of the whole batch.
+    microbatches: as of `steps.make_train_step`.
     frozen_dtype: of the leaves that are not trained.
-    **step_options: of `steps.make_train_step`.
+    **step_options: likewise.
 
   Raises:
     ValueError: the mesh does not divide the model or the batch.
   """
   places = partitioning.shardings(model, mesh)
-  partitioning.check_batch(batch_size, mesh)
+  partitioning.check_batch(
+    batch_size // microbatches, mesh, "batch_size / microbatches"
+  )
   trained, frozen = params_lib.split(
     initialise.abstract_params(model), trained_patterns
   )
   state = jax.eval_shape(lambda x: TrainState.create(x, transform), trained)
   _, frozen_places = params_lib.split(places, trained_patterns)
   rows = partitioning.batch_sharding(mesh)
-  step = steps.make_train_step(model, transform, **step_options)
+  state_places = partitioning.state_shardings(state, places)
+  step = steps.make_train_step(
+    model,
+    transform,
+    microbatches=microbatches,
+    shardings=state_places,
+    **step_options,
+  )
   with partitioning.under(mesh):
     return step.lower(
-      _placed(state, partitioning.state_shardings(state, places)),
+      _placed(state, state_places),
       _placed(frozen, frozen_places, jnp.dtype(frozen_dtype)),
       {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)

@@ -4,6 +4,7 @@ All of it is the compiler's estimate or arithmetic on what it says, not a run.
 """
 
 import re
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +55,8 @@ def measure(lowered: jax.stages.Lowered, chip: Chip) -> Row:
 
   Returns:
     {"fits", "peak_bytes", "hbm_bytes", "compile_seconds"}; where the compiler
-    made a program at all, also {"arguments_bytes", "output_bytes",
+    made a program at all, also {"compile_cpu_seconds", "host_peak_bytes" of
+    this process so far, "arguments_bytes", "output_bytes",
     "donated_bytes", "temporaries_bytes", "code_bytes", "flops",
     "bytes_accessed", "cycles", "compute_ms", "kernels", "kernels_ms",
     "collectives": {kind: {"count", "bytes"}}, "collectives_ms", "step_ms":
@@ -63,7 +65,7 @@ def measure(lowered: jax.stages.Lowered, chip: Chip) -> Row:
   Raises:
     RuntimeError: the compiler fails for another reason than memory.
   """
-  start = time.perf_counter()
+  start, cpu_start = time.perf_counter(), time.process_time()
   try:
     compiled = lowered.compile()
   except RuntimeError as error:
@@ -77,6 +79,7 @@ def measure(lowered: jax.stages.Lowered, chip: Chip) -> Row:
       "compile_seconds": time.perf_counter() - start,
     }
   seconds = time.perf_counter() - start
+  cpu_seconds = time.process_time() - cpu_start
   memory = compiled.memory_analysis()
   cost = compiled.cost_analysis()
   found = hlo.costs(compiled.as_text())
@@ -89,6 +92,9 @@ def measure(lowered: jax.stages.Lowered, chip: Chip) -> Row:
     "peak_bytes": peak,
     "hbm_bytes": chip.hbm_bytes,
     "compile_seconds": seconds,
+    "compile_cpu_seconds": cpu_seconds,
+    "host_peak_bytes": 1024
+    * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     "arguments_bytes": memory.argument_size_in_bytes,
     "output_bytes": memory.output_size_in_bytes,
     "donated_bytes": memory.alias_size_in_bytes,
