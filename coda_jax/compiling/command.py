@@ -23,14 +23,12 @@ class Options:
 
   Attributes:
     slices: such as ("v5e:2x4", "v5e:4x4"), the smallest first.
-    mesh: {"data", "fsdp", "model"}; None takes the run's own.
     methods: of `variants.METHODS`; none takes the run's own.
     reductions: r of the methods that route; none takes the run's own.
     json_path: file to write the rows to, or None.
   """
 
   slices: tuple[str, ...]
-  mesh: Mapping[str, int] | None = None
   methods: tuple[str, ...] = ()
   reductions: tuple[float, ...] = ()
   json_path: str | None = None
@@ -52,7 +50,6 @@ def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
     prog="--compile_for", add_help=False, allow_abbrev=False
   )
   parser.add_argument("--compile_for", type=_words)
-  parser.add_argument("--compile_mesh", type=_mesh)
   parser.add_argument("--compile_methods", type=_words, default=())
   parser.add_argument("--compile_reductions", type=_numbers, default=())
   parser.add_argument("--compile_json")
@@ -61,7 +58,6 @@ def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
     return None, list(argv)
   return Options(
     found.compile_for,
-    found.compile_mesh,
     found.compile_methods,
     found.compile_reductions,
     found.compile_json,
@@ -115,6 +111,7 @@ def compile_evaluation(
   reductions: Sequence[float] | None = None,
   generate: Mapping[str, Any] | None = None,
   dtype: str = "float32",
+  mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `evaluate.evaluate`, whose arguments these are, runs."""
   _check(task_feature_lengths, batch_size)
@@ -131,6 +128,7 @@ def compile_evaluation(
       "loss": lambda one, mesh: programs.eval_step(one.model, mesh, **shapes),
       "generate": _generation(generate, shapes),
     },
+    mesh,
   )
 
 
@@ -145,6 +143,7 @@ def compile_inference(
   mode: str = "predict",
   generate: Mapping[str, Any] | None = None,
   dtype: str = "float32",
+  mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `predict.infer`, whose arguments these are, runs."""
   _check(task_feature_lengths, batch_size)
@@ -161,7 +160,7 @@ def compile_inference(
   if mode not in run:
     raise ValueError(f"MODE={mode!r}; expected one of {tuple(run)}")
   given = variants.as_given(model, reductions=own)
-  return _run(options, model, given, {mode: run[mode]})
+  return _run(options, model, given, {mode: run[mode]}, mesh)
 
 
 def _run(
@@ -169,7 +168,7 @@ def _run(
   model: Transformer,
   given: Sequence[variants.Variant],
   to_compile: plan.Programs,
-  mesh: Mapping[str, int] | None = None,
+  mesh: Mapping[str, int] | None,
 ) -> int:
   """Compiles, prints and writes; returns the exit code."""
   # No device is used; and a TPU that is at hand stays free.
@@ -177,7 +176,7 @@ def _run(
   if options.methods or options.reductions:
     methods = options.methods or [given[0].method]
     given = variants.by_methods(model, methods, options.reductions)
-  mesh = options.mesh or mesh or {"data": -1}
+  mesh = mesh or {"data": -1}
   rows = []
   for row in plan.compile_for(options.slices, given, to_compile, mesh):
     rows.append(row)
@@ -215,11 +214,3 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[float, ...]:
   return tuple(float(word) for word in _words(text))
-
-
-def _mesh(text: str) -> dict[str, int]:
-  """Reads "data=4,fsdp=-1"."""
-  pairs = dict(word.split("=") for word in _words(text))
-  if unknown := set(pairs) - {"data", "fsdp", "model"}:
-    raise ValueError(f"a mesh has no {sorted(unknown)}")
-  return {name: int(size) for name, size in pairs.items()}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
+from coda_jax import partitioning
 from coda_jax.compiling import report, topologies
 from coda_jax.compiling.variants import Variant
-from coda_jax.training import setup
 
 # The name of a program, and how to lower it for a variant and a mesh.
 Programs = Mapping[str, Callable[[Variant, Mesh], jax.stages.Lowered]]
@@ -41,7 +41,7 @@ def compile_for(
   """
   # All of them first: a slip in the last name should not cost an hour.
   found = [topologies.get(name) for name in slices]
-  meshes = [setup.make_mesh(mesh, one.devices) for one in found]
+  meshes = [partitioning.mesh_of(mesh, one.devices) for one in found]
   left = list(variants)
   for where, grid in zip(found, meshes, strict=True):
     for variant in tuple(left):

@@ -4,6 +4,9 @@ Nothing here has an effect unless a program is traced under a mesh and rules,
 those of `coda_jax.partitioning` or t5x's.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
@@ -37,3 +40,28 @@ def top_k(x: Array, k: int) -> tuple[Array, Array]:
   positions = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
   negative, indices = jax.lax.sort((-x, positions), num_keys=1)
   return -negative[:, :k], indices[:, :k]
+
+
+def map_examples(function: Callable[..., Any], *args: Any) -> Any:
+  """`jax.vmap` over the examples of a batch, which stay where they are.
+
+  Inside, a batch of one has nothing to cut; so what `constrain` would cut it
+  along is what the mapped axis is cut along.
+
+  Args:
+    function: of one example.
+    *args: arrays, or trees of them, with a leading batch axis.
+  """
+  rules = partitioning.get_axis_rules()
+  axes = dict(rules).get("batch")
+  if axes is None or jax.sharding.get_abstract_mesh().empty:
+    return jax.vmap(function)(*args)
+  axes = (axes,) if isinstance(axes, str) else tuple(axes)
+  inner = [(name, axis) for name, axis in rules if not _overlap(axis, axes)]
+  with partitioning.axis_rules(inner):
+    return jax.vmap(function, spmd_axis_name=axes)(*args)
+
+
+def _overlap(axis: str | Sequence[str] | None, axes: Sequence[str]) -> bool:
+  names = (axis,) if isinstance(axis, str) else axis or ()
+  return not set(names).isdisjoint(axes)

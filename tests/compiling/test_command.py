@@ -176,13 +176,13 @@ def test_without_libtpu_the_message_names_the_extra(monkeypatch, capsys):
 
 def test_options_are_taken_from_the_command_line():
   options, rest = command.take(
-    ["--a", "--compile_for=v5e:2x2,v5e:4x4", "--compile_mesh=data=2,fsdp=-1"]
+    ["--a", "--compile_for=v5e:2x2,v5e:4x4", "--compile_reductions=3,5"]
   )
   assert rest == ["--a"] and options.slices == ("v5e:2x2", "v5e:4x4")
-  assert options.mesh == {"data": 2, "fsdp": -1}
+  assert options.reductions == (3.0, 5.0) and options.methods == ()
   assert command.take(["--dry_run"]) == (None, ["--dry_run"])
   with pytest.raises(SystemExit):
-    command.take(["--compile_for=v5e:2x2", "--compile_mesh=2"])
+    command.take(["--compile_for=v5e:2x2", "--compile_reductions=a"])
 
 
 def test_variants_of_methods():
