@@ -83,7 +83,7 @@ def compile_training(
   """Compiles a step of `loop.train`, whose arguments these are."""
   _check(task_feature_lengths, batch_size)
 
-  def step(variant: variants.Variant, mesh: Any) -> jax.stages.Lowered:
+  def step(variant: variants.Variant, mesh: Any) -> jax.stages.Traced:
     return programs.train_step(
       variant.model,
       mesh,

@@ -11,8 +11,8 @@ from coda_jax import partitioning
 from coda_jax.compiling import report, topologies
 from coda_jax.compiling.variants import Variant
 
-# The name of a program, and how to lower it for a variant and a mesh.
-Programs = Mapping[str, Callable[[Variant, Mesh], jax.stages.Lowered]]
+# The name of a program, and how to trace it for a variant and a mesh.
+Programs = Mapping[str, Callable[[Variant, Mesh], jax.stages.Traced]]
 
 
 def compile_for(
@@ -46,7 +46,7 @@ def compile_for(
   for where, grid in zip(found, meshes, strict=True):
     for variant in tuple(left):
       fits = True
-      for name, lower in programs.items():
+      for name, trace in programs.items():
         row = {
           "program": name,
           "method": variant.method,
@@ -57,7 +57,7 @@ def compile_for(
             f"{axis} {size}" for axis, size in grid.shape.items() if size > 1
           )
           or "none",
-          **report.measure(lower(variant, grid), where.chip),
+          **report.measure(trace(variant, grid), where.chip, grid.size),
         }
         # A program of this size should not meet the next one in memory.
         jax.clear_caches()

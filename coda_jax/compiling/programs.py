@@ -1,4 +1,4 @@
-"""The programs of training and inference, lowered from shapes alone.
+"""The programs of training and inference, traced from shapes alone.
 
 They are those that the entry points run, for devices that are not there:
 nothing is allocated, read or computed.
@@ -33,7 +33,7 @@ def train_step(
   microbatches: int = 1,
   frozen_dtype: Any = "float32",
   **step_options: Any,
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
   """A step of the trainer.
 
   Args:
@@ -69,7 +69,7 @@ def train_step(
     **step_options,
   )
   with partitioning.under(mesh):
-    return step.lower(
+    return step.trace(
       _placed(state, state_places),
       _placed(frozen, frozen_places, jnp.dtype(frozen_dtype)),
       {
@@ -88,12 +88,12 @@ def eval_step(
   *,
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
   """The loss of a batch; arguments as of `train_step`."""
   params, rows = _inference(model, mesh, batch_size)
   shapes = _batch_shapes(batch_size, task_feature_lengths)
   with partitioning.under(mesh):
-    return steps.make_eval_step(model).lower(
+    return steps.make_eval_step(model).trace(
       params,
       {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
@@ -109,7 +109,7 @@ def generate(
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
   **options: Any,
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
   """`coda_jax.generate` of a batch.
 
   Args:
@@ -136,7 +136,7 @@ def score(
   *,
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
   """The log probability of given targets; arguments as of `generate`."""
   lengths = (task_feature_lengths["inputs"], task_feature_lengths["targets"])
   return _call(decoding.score, model, mesh, batch_size, *lengths)
@@ -148,14 +148,14 @@ def _call(
   mesh: Mesh,
   batch_size: int,
   *lengths: int,
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
   params, rows = _inference(model, mesh, batch_size)
   tokens = [
     jax.ShapeDtypeStruct((batch_size, length), jnp.int32, sharding=rows)
     for length in lengths
   ]
   with partitioning.under(mesh):
-    return jax.jit(functools.partial(function, model)).lower(params, *tokens)
+    return jax.jit(functools.partial(function, model)).trace(params, *tokens)
 
 
 def _inference(model: Transformer, mesh: Mesh, batch_size: int):

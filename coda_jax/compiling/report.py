@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from coda_jax import analysis, report
-from coda_jax.compiling import hlo
+from coda_jax.compiling import flops, hlo
 from coda_jax.compiling.topologies import Chip
 
 Row = dict[str, Any]
@@ -46,12 +46,13 @@ _COLUMNS: Sequence[report.Column] = (
 )
 
 
-def measure(lowered: jax.stages.Lowered, chip: Chip) -> Row:
+def measure(traced: jax.stages.Traced, chip: Chip, devices: int) -> Row:
   """Compiles a program, and says what it needs and costs on each device.
 
   Args:
-    lowered: for devices of a slice.
+    traced: for devices of a slice.
     chip: those devices.
+    devices: how many there are.
 
   Returns:
     {"fits", "peak_bytes", "hbm_bytes", "compile_seconds"}; where the compiler
@@ -67,7 +68,7 @@ def measure(lowered: jax.stages.Lowered, chip: Chip) -> Row:
   """
   start, cpu_start = time.perf_counter(), time.process_time()
   try:
-    compiled = lowered.compile()
+    compiled = traced.lower().compile()
   except RuntimeError as error:
     needed = needed_bytes(str(error))
     if needed is None:
@@ -100,7 +101,7 @@ def measure(lowered: jax.stages.Lowered, chip: Chip) -> Row:
     "donated_bytes": memory.alias_size_in_bytes,
     "temporaries_bytes": memory.temp_size_in_bytes,
     "code_bytes": memory.generated_code_size_in_bytes,
-    "flops": cost["flops"],
+    "flops": flops.matrix_flops(traced.jaxpr) / devices,
     "bytes_accessed": cost["bytes accessed"],
     "cycles": found.cycles,
     "compute_ms": compute,

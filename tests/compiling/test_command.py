@@ -55,9 +55,10 @@ def traced(slices, monkeypatch):
   """
   programs = []
 
-  def measure(lowered, chip):
-    size = sum(x.size * x.dtype.itemsize for x in leaves(lowered))
-    programs.append((lowered, size))
+  def measure(traced, chip, devices):
+    assert devices == 2
+    size = sum(x.size * x.dtype.itemsize for x in leaves(traced))
+    programs.append((traced, size))
     numbers = dict.fromkeys(("flops", "bytes_accessed", "compute_ms"), 1.0)
     return {
       "fits": len(programs) > 1,
@@ -69,8 +70,8 @@ def traced(slices, monkeypatch):
       **numbers,
     }
 
-  def leaves(lowered):
-    for one in jax.tree.leaves(lowered.args_info):
+  def leaves(traced):
+    for one in jax.tree.leaves(traced.args_info):
       if jnp.issubdtype(one.dtype, jnp.number):  # The key is none.
         yield jax.ShapeDtypeStruct(one.shape, one.dtype)
 
@@ -133,7 +134,7 @@ def test_evaluation_and_inference(traced, capsys):
   assert "score " in capsys.readouterr().out
   # One that generates has a loop more: over the tokens.
   predict, score = (
-    lowered.as_text().count("stablehlo.while") for lowered, _ in traced[-2:]
+    one.lower().as_text().count("stablehlo.while") for one, _ in traced[-2:]
   )
   assert predict == score + 1
 
