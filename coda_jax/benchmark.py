@@ -1,108 +1,54 @@
-"""Measures CoDA against parallel adapters, in one run.
+"""Measures CoDA against parallel adapters and against peers, in one run.
 
 python -m coda_jax.benchmark --size base --length 512 --batch 4 \
-  --reductions 3,5,8 --json benchmark.json
+  --reductions 3,5,8 --json benchmark.json --plot benchmark.png
 python -m coda_jax.benchmark --part train --decode_length 64
+python -m coda_jax.benchmark --part soft_top_k --batch 32 --length 512,4096
 
-All methods are timed in turn, on random weights and tokens. FLOP ratio is what
-the arithmetic allows, share is how much of it was reached. A step of training
-has the trainer's own gradient and Adafactor, of adapters, routers and norms
-alone; its FLOPs and its memory are the compiler's count.
+All alternatives are timed in turn, on random weights and tokens. The first is
+what the speed-ups are over. FLOP ratio is what the arithmetic allows, share is
+how much of it was reached. A step of training has the trainer's own gradient
+and Adafactor, of adapters, routers and norms alone; its FLOPs and its memory
+are the compiler's count. Peers are timed where they are installed: the extra
+`bench`.
 """
 
 import argparse
-import dataclasses
-import json
-import statistics
+import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from coda_jax import analysis, cli, report
-from coda_jax import params as params_lib
-from coda_jax.checkpoints import initialise
+from coda_jax import report
+from coda_jax.benchmarking import models, shapes, timing, top_k, torch_peers
+from coda_jax.checkpoints import files
 from coda_jax.nn import config as nn_config
-from coda_jax.t5 import decoding
 from coda_jax.t5.config import CodaConfig, T5Config
-from coda_jax.t5.network import Transformer
-from coda_jax.training import logging, optimizers, state, steps
 
-PARTS = ("encoder", "generate", "train")
+PARTS = (*models.PARTS, *top_k.PARTS)
+METHODS = (*models.METHODS, *torch_peers.METHODS)
 
-
-def size_config(size: str, dtype: str = "float32") -> T5Config:
-  """The shape that `configs/sizes/SIZE.gin` describes, without dropout.
-
-  Raises:
-    ValueError: no such size.
-  """
-  sizes = sorted(p.stem for p in (cli.configs_dir() / "sizes").glob("*.gin"))
-  if size not in sizes:
-    raise ValueError(f"size {size!r}; expected one of {', '.join(sizes)}")
-  families = ("byt5", "t5_1_0")
-  family = next((f for f in families if size.startswith(f)), "t5_1_1")
-  cli.parse_gin(
-    [f"models/{family}.gin", f"sizes/{size}.gin"],
-    [("DTYPE", repr(dtype)), ("DROPOUT_RATE", "0.0"), ("CODA", "None")],
-  )
-  return gin.get_configurable(T5Config)()
-
-
-def generate_call(
-  model: Transformer, params: Any, tokens: jax.Array, max_length: int
-) -> Callable[[], jax.Array]:
-  """A call of greedy `generate` that always decodes `max_length` tokens."""
-  # No token has this id, so that nothing ends early.
-  return lambda: (
-    decoding.generate(
-      model, params, tokens, max_length=max_length, eos_id=-1
-    ).tokens
-  )
-
-
-class TrainStep:
-  """A finetuning step of the trainer, compiled, and what it costs.
-
-  A call takes the next step on the same batch and returns the metrics of
-  `steps.make_train_step`.
-
-  Attributes:
-    flops: floating-point operations of a step, as the compiler counts them.
-    peak_bytes: see `analysis.peak_bytes`.
-  """
-
-  def __init__(self, model: Transformer, params: Any, batch: steps.Batch):
-    """Compiles.
-
-    Args:
-      model: what is trained of it is `params.TASK_PATTERNS`.
-      params: has the leaves of `model`; others are left out.
-      batch: of int32 arrays, as the trainer reads it.
-    """
-    leaves = params_lib.flatten(params)
-    own = params_lib.flatten(initialise.abstract_params(model))
-    trained, frozen = params_lib.split(
-      params_lib.unflatten({path: leaves[path] for path in own}),
-      params_lib.TASK_PATTERNS,
-    )
-    # The step gives its state away, and other models have the same leaves.
-    trained = jax.tree.map(jnp.copy, trained)
-    optimizer = optimizers.adafactor(optimizers.constant())
-    self._state = state.TrainState.create(trained, optimizer)
-    self._rest = (frozen, batch, jax.random.key(0))
-    step = steps.make_train_step(model, optimizer)
-    self._step = step.lower(self._state, *self._rest).compile()
-    self.flops = self._step.cost_analysis()["flops"]
-    self.peak_bytes = analysis.peak_bytes(self._step)
-
-  def __call__(self) -> steps.Metrics:
-    self._state, metrics = self._step(self._state, *self._rest)
-    return metrics
+# Heading, field, format.
+_COLUMNS = (
+  ("method", "method", "{}"),
+  ("r", "reduction", "{:g}"),
+  ("length", "length", "{}"),
+  ("first ms", "first_ms", "{:.0f}"),
+  ("ms", "median_ms", "{:.2f}"),
+  ("quartile", "low_ms", "{:.2f}"),
+  ("quartile", "high_ms", "{:.2f}"),
+  ("speed-up", "speedup", "{:.2f}x"),
+  ("FLOP ratio", "flop_ratio", "{:.2f}"),
+  ("share", "share", "{:.0%}"),
+)
+_MEMORY_COLUMNS = (
+  ("peak bytes", "peak_bytes", "{:,}"),
+  ("memory ratio", "memory_ratio", "{:.2f}"),
+)
 
 
 def measure(
@@ -111,166 +57,88 @@ def measure(
   size: str,
   part: str,
   reductions: Sequence[float],
-  attention: str = "k_to_k",
+  coda: CodaConfig,
+  methods: Sequence[str] = ("adapter", "coda"),
   length: int,
   batch: int,
   decode_length: int = 32,
   repeats: int = 5,
 ) -> list[dict[str, Any]]:
-  """Times parallel adapters and CoDA in turn.
+  """Times alternatives in turn at one length of input.
 
   Args:
     config: the backbone's shape, and the dtype of weights and computation.
     size: its name, for the rows.
-    part: "encoder", "generate" for whole greedy inference, or "train" for a
-      step of finetuning.
+    part: of `PARTS`.
     reductions: r of each CoDA.
-    attention: "k_to_k" or "k_to_all".
+    coda: attention, router and the rest; its reduction is not looked at.
+    methods: of `METHODS`; the first is what the others are compared with.
     length: input tokens of a sequence, none of them padding.
     batch: sequences.
     decode_length: tokens that "generate" writes, and of the targets of "train".
     repeats: how often each method is timed.
 
   Returns:
-    A row a method, parallel adapters first: what was run, `median_ms`, the
-    quartiles `low_ms` and `high_ms`, and relative to parallel adapters
-    `speedup`, `flop_ratio` and `share`, the one over the other. Those of
-    "train" have `peak_bytes` and `memory_ratio` as well.
+    A row a method and r: what was run, and what `timing.measure` found.
 
   Raises:
-    ValueError: no such part, or arguments that no model can have.
+    ValueError: no such part or method, or arguments that no model can have.
   """
   if part not in PARTS:
     raise ValueError(f"part {part!r}; expected one of {PARTS}")
-  configs = {
-    r: dataclasses.replace(
-      config, coda=CodaConfig(reduction=r, attention=attention)
-    )
-    for r in (1.0, *reductions)
-  }
-  # The deepest reduction's tree has routers, which the adapters leave unused.
-  params = _random_params(Transformer(configs[max(configs)]), part)
-  tokens = _random_tokens(config, batch, length)
-  calls: dict[float, Callable[[], Any]] = {}
-  flops: dict[float, float] = {}
-  peak_bytes: dict[float, int] = {}
-  for r, coda_config in configs.items():
-    model = Transformer(coda_config)
-    flops[r] = analysis.encoder_flops(coda_config, length)
-    if part == "encoder":
-      calls[r] = analysis.encoder_call(model, params, tokens)
-    elif part == "train":
-      targets = _random_tokens(config, batch, decode_length)
-      step = TrainStep(model, params, train_batch(tokens, targets))
-      calls[r], flops[r], peak_bytes[r] = step, step.flops, step.peak_bytes
-    else:
-      calls[r] = generate_call(model, params, tokens, decode_length)
-      flops[r] += analysis.decoder_flops(coda_config, length, decode_length)
-  times = analysis.paired_times(calls, repeats)
-  rows = []
-  for r in configs:
-    low, median, high = _quartiles(times[r])
-    speedup = statistics.median(times[1.0]) / median
-    flop_ratio = flops[1.0] / flops[r]
-    rows.append(
-      {
-        "part": part,
-        "size": size,
-        "method": "adapter" if r == 1 else "coda",
-        "reduction": r,
-        "attention": None if r == 1 else attention,
-        "length": length,
-        "decode_length": None if part == "encoder" else decode_length,
-        "batch": batch,
-        "dtype": jnp.dtype(config.dtype).name,
-        "platform": jax.default_backend(),
-        "median_ms": median,
-        "low_ms": low,
-        "high_ms": high,
-        "speedup": speedup,
-        "flop_ratio": flop_ratio,
-        "share": speedup / flop_ratio,
-      }
-    )
-    if part == "train":
-      rows[-1] |= {
-        "peak_bytes": peak_bytes[r],
-        "memory_ratio": peak_bytes[1.0] / peak_bytes[r],
-      }
-  return rows
-
-
-def _random_tokens(config: T5Config, batch: int, length: int) -> jax.Array:
-  """int32 [batch, length], none of them padding or the end."""
-  rng = np.random.default_rng(0)
-  return jnp.asarray(
-    rng.integers(2, config.vocab_size, (batch, length), np.int32)
+  if unknown := [method for method in methods if method not in METHODS]:
+    raise ValueError(f"methods {unknown}; expected some of {METHODS}")
+  peers = functools.partial(
+    torch_peers.subjects,
+    config,
+    part=part,
+    methods=[m for m in methods if m in torch_peers.METHODS],
+    tokens=shapes.random_tokens(config, batch, length),
+    decode_length=decode_length,
   )
-
-
-def train_batch(tokens: jax.Array, targets: jax.Array) -> steps.Batch:
-  """A batch for the trainer of int32 [batch, length] and [batch, targets]."""
-  return {
-    "encoder_input_tokens": tokens,
-    "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-    "decoder_target_tokens": targets,
-    "decoder_loss_weights": jnp.ones_like(targets),
-  }
-
-
-def _random_params(model: Transformer, part: str) -> dict[str, Any]:
-  """Made on the device, in the computation's dtype; no more than is used.
-
-  Training keeps its parameters in float32 whatever it computes in.
-  """
-  tokens = jnp.ones((1, 8), jnp.int32)
-
-  @jax.jit
-  def init(key):
-    if part == "encoder":
-      variables = model.init(key, tokens, enable_dropout=False, method="encode")
-    else:
-      variables = model.init(key, tokens, tokens, tokens, enable_dropout=False)
-    dtype = jnp.float32 if part == "train" else model.config.dtype
-    return jax.tree.map(lambda x: x.astype(dtype), variables["params"])
-
-  return init(jax.random.key(0))
-
-
-def _quartiles(times: Sequence[float]) -> tuple[float, float, float]:
-  low, median, high = np.quantile(np.asarray(times), [0.25, 0.5, 0.75])
-  return float(low), float(median), float(high)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The rows of `measure` as text."""
-  heading = ("method", "ms", "quartiles", "speed-up", "FLOP ratio", "share")
-  has_memory = "peak_bytes" in rows[0]
-  lines = [heading + ("peak MB", "memory ratio") * has_memory]
-  for row in rows:
-    name = "parallel adapter"
-    if row["method"] == "coda":
-      name = f"CoDA r={row['reduction']:g} {row['attention']}"
-    lines.append(
-      (
-        name,
-        f"{row['median_ms']:.1f}",
-        f"{row['low_ms']:.1f}-{row['high_ms']:.1f}",
-        f"{row['speedup']:.2f}x",
-        f"{row['flop_ratio']:.2f}",
-        f"{row['share']:.0%}",
-      )
+  if part in top_k.PARTS:  # At each r, over the selection at this r.
+    groups = [
+      top_k.subjects(part, reduction=r, batch=batch, length=length)
+      + peers(reductions=(r,))
+      for r in reductions
+    ]
+  else:
+    ours = models.subjects(
+      config,
+      part=part,
+      coda=coda,
+      reductions=reductions,
+      methods=[m for m in methods if m in models.METHODS],
+      tokens=shapes.random_tokens(config, batch, length),
+      decode_length=decode_length,
     )
-    if has_memory:
-      lines[-1] += (
-        f"{row['peak_bytes'] / 1e6:,.0f}",
-        f"{row['memory_ratio']:.2f}",
-      )
-  return logging.format_table(lines)
+    groups = [ours + peers(reductions=reductions)]
+  decodes = part in ("generate", "train")
+  shared = {
+    "part": part,
+    "size": None if part in top_k.PARTS else size,
+    "attention": None,
+    "length": length,
+    "decode_length": decode_length if decodes else None,
+    "batch": batch,
+    "dtype": jnp.dtype(config.dtype).name,
+    "platform": jax.default_backend(),
+  }
+  return [
+    {**shared, **row}
+    for subjects in groups
+    for row in timing.measure(subjects, repeats)
+  ]
 
 
-def _reductions(text: str) -> tuple[float, ...]:
-  return tuple(float(r) for r in text.split(","))
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """The rows of `measure` as text."""
+  has_memory = any("peak_bytes" in row for row in rows)
+  return report.table(_COLUMNS + _MEMORY_COLUMNS * has_memory, rows)
+
+
+def _numbers(kind: type):
+  return lambda text: tuple(kind(number) for number in text.split(","))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -280,15 +148,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
+  parser.add_argument("--part", choices=PARTS, default="encoder")
   parser.add_argument("--size", default="base", help="a name in configs/sizes")
-  parser.add_argument("--length", type=int, default=512)
+  parser.add_argument(
+    "--methods",
+    type=_numbers(str),
+    help=f"of {','.join(METHODS)}; the first is what speed-ups are over "
+    "(default: all that are installed)",
+  )
+  parser.add_argument("--length", type=_numbers(int), default=(512,))
   parser.add_argument("--batch", type=int, default=4)
-  parser.add_argument("--reductions", type=_reductions, default=(3.0, 5.0, 8.0))
+  parser.add_argument(
+    "--reductions", type=_numbers(float), default=(3.0, 5.0, 8.0)
+  )
+  parser.add_argument(
+    "--slots", type=int, help="tokens that are routed: r is length / slots"
+  )
   parser.add_argument("--dtype", default="float32")
   parser.add_argument(
     "--attention", choices=nn_config.ATTENTIONS, default="k_to_k"
   )
-  parser.add_argument("--part", choices=PARTS, default="encoder")
+  parser.add_argument(
+    "--router", choices=nn_config.ROUTERS, default="soft_top_k"
+  )
+  parser.add_argument(
+    "--dispatch", choices=nn_config.DISPATCHES, default="auto"
+  )
   parser.add_argument(
     "--decode_length",
     type=int,
@@ -296,33 +181,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="tokens that generate writes, and of the targets of train",
   )
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--json", metavar="FILE", help="write the rows here")
+  parser.add_argument("--json", metavar="FILE", type=Path)
+  parser.add_argument("--plot", metavar="FILE", type=Path, help="a PNG")
   arguments = parser.parse_args(argv)
+  methods = arguments.methods or (*models.METHODS, *torch_peers.installed())
+  rows = []
   try:
-    rows = measure(
-      size_config(arguments.size, arguments.dtype),
-      size=arguments.size,
-      part=arguments.part,
-      reductions=arguments.reductions,
-      attention=arguments.attention,
-      length=arguments.length,
-      batch=arguments.batch,
-      decode_length=arguments.decode_length,
-      repeats=arguments.repeats,
-    )
+    config = shapes.size_config(arguments.size, arguments.dtype)
+    for length in arguments.length:
+      reductions = arguments.reductions
+      if arguments.slots:
+        reductions = (length / arguments.slots,)
+      rows += measure(
+        config,
+        size=arguments.size,
+        part=arguments.part,
+        reductions=reductions,
+        coda=CodaConfig(
+          attention=arguments.attention,
+          router=arguments.router,
+          dispatch=arguments.dispatch,
+        ),
+        methods=methods,
+        length=length,
+        batch=arguments.batch,
+        decode_length=arguments.decode_length,
+        repeats=arguments.repeats,
+      )
   except ValueError as error:
     parser.error(str(error))
   found = report.environment()
   print(
-    f"{arguments.part}, T5 {arguments.size}, {arguments.batch} x "
-    f"{arguments.length} tokens, {arguments.dtype}, {found}"
+    f"{arguments.part}, T5 {arguments.size}, batch {arguments.batch}, "
+    f"{arguments.dtype}, {found}"
   )
   print(table(rows))
   if arguments.json:
-    with open(arguments.json, "w", encoding="utf-8") as file:
-      json.dump({"rows": rows, "environment": found}, file, indent=2)
-      file.write("\n")
+    files.write_json(arguments.json, {"rows": rows, "environment": found})
+  if arguments.plot:
+    plot(arguments.plot, rows)
   return 0
+
+
+def plot(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+  """Draws the time of each method over the length of the input, as a PNG."""
+  lines: dict[str, list[tuple[float, float]]] = {}
+  for row in rows:
+    name, r = row["method"], row["reduction"]
+    beside = {
+      other["reduction"]
+      for other in rows
+      if (other["method"], other["length"]) == (name, row["length"])
+    }
+    if len(beside) > 1:
+      name += f" r={r:g}"
+    lines.setdefault(name, []).append((row["length"], row["median_ms"]))
+  report.plot_times(path, lines)
 
 
 if __name__ == "__main__":

@@ -79,12 +79,7 @@ def plot(
   Raises:
     ModuleNotFoundError: matplotlib is not installed.
   """
-  import matplotlib as mpl
-
-  mpl.use("Agg")
-  import matplotlib.pyplot as plt
-
-  figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+  plt, axes = _axes()
   for label, points in lines.items():
     axes.plot(
       [point.speedup for point in points],
@@ -113,5 +108,43 @@ def plot(
   axes.grid(alpha=0.3)
   if len(lines) > 1 or references:
     axes.legend(loc="lower left", fontsize="small")
-  figure.savefig(path, dpi=150)
-  plt.close(figure)
+  _save(plt, axes, path)
+
+
+def plot_times(
+  path: Path, lines: Mapping[str, Sequence[tuple[float, float]]]
+) -> None:
+  """Draws times over lengths, both logarithmic, as a PNG.
+
+  Args:
+    path: the file.
+    lines: {label: (tokens, milliseconds) pairs, joined by a line}.
+
+  Raises:
+    ModuleNotFoundError: matplotlib is not installed.
+  """
+  plt, axes = _axes()
+  for label, points in lines.items():
+    axes.plot(*zip(*points, strict=True), marker="o", label=label)
+  axes.set_xscale("log", base=2)
+  axes.set_yscale("log")
+  axes.set_xlabel("tokens")
+  axes.set_ylabel("milliseconds")
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize="small")
+  _save(plt, axes, path)
+
+
+def _axes() -> tuple[Any, Any]:
+  """matplotlib's pyplot, without a screen, and an empty plot."""
+  import matplotlib as mpl
+
+  mpl.use("Agg")
+  import matplotlib.pyplot as plt
+
+  return plt, plt.subplots(figsize=(6, 4), layout="constrained")[1]
+
+
+def _save(plt: Any, axes: Any, path: Path) -> None:
+  axes.figure.savefig(path, dpi=150)
+  plt.close(axes.figure)

@@ -20,7 +20,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import linalg
 
-from coda_jax import benchmark, params
+from coda_jax import params
+from coda_jax.benchmarking import shapes
 from coda_jax.checkpoints import initialise
 from coda_jax.checkpoints.state import save_model
 from coda_jax.data import vocabularies
@@ -79,7 +80,7 @@ def main() -> None:
   parser.add_argument("--corpus", type=pathlib.Path, required=True)
   parser.add_argument("--output", type=pathlib.Path, required=True)
   arguments = parser.parse_args()
-  model = Transformer(benchmark.size_config("tiny"))
+  model = Transformer(shapes.size_config("tiny"))
   leaves = params.flatten(initialise.init_params(model, jax.random.key(0)))
   path = "token_embedder/embedding"
   fresh = np.asarray(leaves[path])

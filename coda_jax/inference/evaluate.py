@@ -1,5 +1,6 @@
 """Accuracy and speed of checkpoints, each at one r or at several."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import jax
 
-from coda_jax import analysis, partitioning, report
+from coda_jax import analysis, partitioning, quantization, report
 from coda_jax.checkpoints import files, folders
 from coda_jax.inference import outputs
 from coda_jax.nn.config import CodaConfig
@@ -17,6 +18,8 @@ from coda_jax.training.evaluation import Evaluation
 from coda_jax.training.logging import format_scalars
 
 Row = dict[str, Any]
+
+WEIGHTS = ("float", "int8")
 
 # What every evaluation has, beside the task's own metrics.
 _LOSSES = ("loss", "token_accuracy")
@@ -39,6 +42,7 @@ def evaluate(
   num_examples: int | None = None,
   initial_checkpoint_path: str | None = None,
   reductions: Sequence[float] | None = None,
+  weights: Sequence[str] = ("float",),
   metric: str | None = None,
   generate: Mapping[str, Any] | None = None,
   dtype: str = "float32",
@@ -60,6 +64,8 @@ def evaluate(
     initial_checkpoint_path: the pretrained model that adapters go on.
     reductions: the r at which to run each checkpoint that routes; None takes
       its own. In a folder, a checkpoint that does not route is run as it is.
+    weights: "float", "int8" or both, one after the other: what the backbone's
+      projections are run with, see `quantization.int8`.
     metric: the one of the plot; None takes the task's first.
     generate: arguments of `coda_jax.generate`.
     dtype: of the computation, "float32" or "bfloat16".
@@ -68,10 +74,11 @@ def evaluate(
     mesh: as for `partitioning.mesh_of`.
 
   Returns:
-    A row for each checkpoint and r: {"checkpoint", "reduction", "metrics"} and,
-    where it was timed, what `analysis.inference_costs` gives. Speed-ups are
-    over the first row. Rows of one shape and r share their times, which were
-    taken with the first one's parameters.
+    A row for each checkpoint, r and weights: {"checkpoint", "reduction",
+    "weights", "metrics"} and, where it was timed, what
+    `analysis.inference_costs` gives. Speed-ups are over the first row. Rows of
+    one shape, r and weights share their times, which were taken with the first
+    one's parameters.
 
   Raises:
     FileNotFoundError, ValueError: arguments or checkpoints that do not fit.
@@ -84,20 +91,27 @@ def evaluate(
     raise ValueError(f"REDUCTIONS={reductions}; expected ({reductions},)")
   for reduction in reductions or ():
     CodaConfig(reduction=reduction)  # Refuses what no model can have.
+  if isinstance(weights, str) or not set(weights) <= set(WEIGHTS):
+    raise ValueError(f"WEIGHTS={weights!r}; expected some of {WEIGHTS}")
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(batch_size, devices)
   sharding = partitioning.batch_sharding(devices)
   paths = folders.find(checkpoint_path)
   folder = Path(eval_output_dir)
   rows: list[Row] = []
-  shapes: dict[Any, tuple[Transformer, Any]] = {}
+  timed: dict[Any, tuple[Transformer, Any]] = {}
   timed_as = []
   evaluation = None
   with partitioning.under(devices):
-    for path, loaded, params in folders.load_each(
+    for path, loaded, read in folders.load_each(
       paths, initial_checkpoint_path, dtype=dtype, mesh=devices
     ):
-      for model in _at_reductions(loaded, reductions, is_alone=len(paths) == 1):
+      for at_reduction, kind in itertools.product(
+        _at_reductions(loaded, reductions, is_alone=len(paths) == 1), weights
+      ):
+        model, params = at_reduction, read
+        if kind == "int8":
+          model, params = quantization.int8(model, params)
         if evaluation is None:
           inputs.check_task(
             mixture_or_task_name, task_feature_lengths, model.config.vocab_size
@@ -115,8 +129,8 @@ def evaluate(
           )
         evaluation = evaluation.for_model(model)
         metrics, predictions = evaluation.with_predictions(params)
-        row = _row(Path(path).absolute().name, model, metrics)
-        label = f"{row['checkpoint']}, r = {row['reduction']:g}"
+        row = _row(Path(path).absolute().name, model, kind, metrics)
+        label = f"{row['checkpoint']}, r = {row['reduction']:g}, {kind}"
         print(f"{label}: {format_scalars(metrics)}", flush=True)
         if not math.isfinite(metrics["loss"]):
           raise FloatingPointError(
@@ -132,8 +146,8 @@ def evaluate(
             f"METRIC={metric!r}, but {mixture_or_task_name!r} has "
             f"{sorted(metrics)}; choose one of them"
           )
-        shapes.setdefault(model.config, (model, params))
-        timed_as.append(model.config)
+        timed_as.append((model.config, kind))
+        timed.setdefault(timed_as[-1], (model, params))
     if repeats:
       first = next(
         inputs.eval_batches(
@@ -145,14 +159,14 @@ def evaluate(
         )
       )
       costs = analysis.inference_costs(
-        shapes,
+        timed,
         jax.device_put(first["encoder_input_tokens"], sharding),
         max_length=task_feature_lengths["targets"],
         repeats=repeats,
         generate=generate,
       )
-      for row, config in zip(rows, timed_as, strict=True):
-        row |= costs[config]
+      for row, key in zip(rows, timed_as, strict=True):
+        row |= costs[key]
       _write(folder, rows, {}, mixture_or_task_name, split, metric)
   print(f"\n{table(rows)}")
   if repeats:
@@ -172,6 +186,7 @@ def table(rows: Sequence[Row]) -> str:
   columns = [
     ("checkpoint", "checkpoint", "{}"),
     ("r", "reduction", "{:g}"),
+    ("weights", "weights", "{}"),
     *((name, name, "{:.4g}") for name in names),
     *_SPEED_COLUMNS,
   ]
@@ -186,11 +201,14 @@ def _at_reductions(
   return [Transformer(model.config.with_reduction(r)) for r in reductions]
 
 
-def _row(name: str, model: Transformer, metrics: Mapping[str, float]) -> Row:
+def _row(
+  name: str, model: Transformer, weights: str, metrics: Mapping[str, float]
+) -> Row:
   coda = model.config.coda
   return {
     "checkpoint": name,
     "reduction": coda.reduction if coda else 1,
+    "weights": weights,
     "metrics": dict(metrics),
   }
 
@@ -211,12 +229,15 @@ def _write(
 ) -> None:
   """Writes all rows, and the predictions of the last one."""
   last = rows[-1]
+  variant = f"r{last['reduction']:g}"
+  if last["weights"] != "float":
+    variant += f"_{last['weights']}"
   for name, texts in predictions.items():
     outputs.write_lines(
       folder
       / "predictions"
       / last["checkpoint"]
-      / f"r{last['reduction']:g}"
+      / variant
       / f"{name.replace('/', '_')}.jsonl",
       texts,
     )
@@ -235,7 +256,10 @@ def _write(
 def _plot(path: Path, rows: Sequence[Row], metric: str) -> None:
   lines: dict[str, list[report.Point]] = {}
   for row in rows:
-    lines.setdefault(row["checkpoint"], []).append(
+    label = row["checkpoint"]
+    if row["weights"] != "float":
+      label += f", {row['weights']}"
+    lines.setdefault(label, []).append(
       report.Point(
         f"r = {row['reduction']:g}",
         row["encoder_speedup"],

@@ -80,7 +80,10 @@ class DenseGeneral(nn.Module):
       axes=self.kernel_axes,
     )
     x = x.astype(self.dtype)
-    y = x @ kernel.astype(self.dtype)
+    # Written so that qwix can put an int8 kernel in its place.
+    if kernel.dtype != self.dtype:
+      kernel = kernel.astype(self.dtype)
+    y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     if self.lora is not None and self.name in self.lora.targets:
       y += adapter.Lora(
         self.lora, self.features, self.kernel_axes, self.dtype, name="lora"

@@ -1,6 +1,7 @@
 """The best model of a run, by a metric of its evaluations."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,12 +28,13 @@ class Best:
       mode: "max" or "min", which of two values is better.
 
     Raises:
-      ValueError: another mode, or `best/` is by another metric.
+      ValueError: another mode, or `best/` is by another metric or mode.
     """
     if mode not in MODES:
       raise ValueError(f"best_mode={mode!r}; expected one of {MODES}")
     self._folder = Path(model_dir) / "best"
-    self._metric, self._sign = metric, 1 if mode == "max" else -1
+    self._metric, self._mode = metric, mode
+    self._sign = 1 if mode == "max" else -1
     self.step, self._value = hosts.from_first(self._read)
 
   def _read(self) -> tuple[int | None, float | None]:
@@ -45,6 +47,11 @@ class Best:
       raise ValueError(
         f"{record} is of the metric {found['metric']!r}, and best_metric is "
         f"{self._metric!r}; choose one of them, or another MODEL_DIR"
+      )
+    if found.get("mode", self._mode) != self._mode:
+      raise ValueError(
+        f"{record} is of best_mode={found['mode']!r}, and now it is "
+        f"{self._mode!r}; choose one of them, or another MODEL_DIR"
       )
     return found["step"], found["results"][self._metric]
 
@@ -74,11 +81,18 @@ class Best:
         f"{sorted(results)}; name one of them"
       )
     value = results[self._metric]
+    if not math.isfinite(value):  # No number is better than this one.
+      return False
     if self._value is not None and (value - self._value) * self._sign <= 0:
       return False
     if hosts.is_first():
       # Whole or not at all: the metrics and the model that they are of.
-      record = {"step": step, "metric": self._metric, "results": dict(results)}
+      record = {
+        "step": step,
+        "metric": self._metric,
+        "mode": self._mode,
+        "results": dict(results),
+      }
       with files.aside(self._folder) as folder:
         save(folder)
         file = folder / "metrics.json"

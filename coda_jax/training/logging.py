@@ -83,7 +83,7 @@ class Logger:
     from clu import metric_writers
     from tqdm import tqdm
 
-    folder = Path(model_dir)
+    self._folder = folder = Path(model_dir)
     folder.mkdir(parents=True, exist_ok=True)
     self._tensorboard = metric_writers.SummaryWriter(str(folder))
     _drop_later(folder / METRICS_FILE, first_step)
@@ -106,9 +106,11 @@ class Logger:
   def write(self, step: int, scalars: Mapping[str, float], prefix: str) -> None:
     """Writes scalars, named `prefix/name`, to TensorBoard and JSON lines."""
     named = {f"{prefix}/{name}": float(x) for name, x in scalars.items()}
-    self._tensorboard.write_scalars(step, named)
-    self._lines.write(json.dumps({"step": step, **named}) + "\n")
-    self._lines.flush()
+    with self._writing():
+      self._tensorboard.write_scalars(step, named)
+      self._tensorboard.flush()
+      self._lines.write(json.dumps({"step": step, **named}) + "\n")
+      self._lines.flush()
 
   def written(self, step: int, prefix: str) -> dict[str, float]:
     """The scalars that were written of a step, also before a resumption."""
@@ -145,7 +147,8 @@ class Logger:
         )
         for i, example in enumerate(examples)
       }
-      self._tensorboard.write_texts(step, texts)
+      with self._writing():
+        self._tensorboard.write_texts(step, texts)
 
   def progress(
     self, step: int, loss: float, rate: float, tokens: float
@@ -174,8 +177,23 @@ class Logger:
     """Ends the bar and closes the files."""
     if self._bar is not None:
       self._bar.close()
-    self._tensorboard.close()
-    self._lines.close()
+    with self._writing():
+      self._tensorboard.close()
+      self._lines.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Says where there is no room; tensorflow has errors of its own."""
+    import tensorflow as tf
+
+    try:
+      yield
+    except (OSError, tf.errors.OpError) as error:
+      raise OSError(
+        f"{self._folder} could not be written; what was saved before is kept: "
+        "make room, and start again to resume from it. The system says: "
+        f"{str(error).splitlines()[0]}"
+      ) from error
 
 
 class Silent:

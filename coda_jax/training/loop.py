@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -145,6 +146,15 @@ def train(
     )
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
+  inputs.check_counts(keep=keep)
+  is_split = eval_split in inputs.splits(mixture_or_task_name)
+  if best_metric and not is_split:
+    raise ValueError(
+      f"best_metric={best_metric!r} needs evaluations, and "
+      f"{mixture_or_task_name!r} has no split {eval_split!r}; set eval_split "
+      f"to one of {list(inputs.splits(mixture_or_task_name))}"
+    )
+  setup.check_model_dir(model_dir)
   profile = logging.Profile(model_dir, profile_steps)
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(
@@ -203,6 +213,7 @@ def train(
         next(read_batches()),
         steps=train_steps,
         num_examples=inputs.num_examples(mixture_or_task_name, "train"),
+        microbatches=microbatches,
       )
     if hosts.is_first():
       print(f"{table}\n{planned}")
@@ -212,12 +223,26 @@ def train(
     process.alone_in(model_dir),
     process.StopRequest() as stop,
   ):
-    checkpoints = state.Checkpoints(model_dir, keep=keep)
+    checkpoints = state.Checkpoints(
+      model_dir,
+      keep=keep,
+      run=setup.describe_run(
+        model.config,
+        frozen,
+        mixture_or_task_name=mixture_or_task_name,
+        task_feature_lengths=task_feature_lengths,
+        batch_size=batch_size,
+        trained_patterns=trained_patterns,
+        reductions=reductions,
+        seed=seed,
+        pack=pack,
+      ),
+    )
     current = checkpoints.restore(current)
     first_step = int(current.step)
     best = Best(model_dir, best_metric, best_mode) if best_metric else None
     evaluation = None
-    if eval_split in inputs.splits(mixture_or_task_name):
+    if is_split:
       evaluation = Evaluation(
         model,
         mixture_or_task_name,
@@ -269,7 +294,11 @@ def train(
         if is_evaluated(first_step) and not results:
           results = evaluate(first_step)
       for done in range(first_step + 1, train_steps + 1):
-        if best and _is_stalled(best.step, done - 1, early_stop_steps):
+        if (
+          best
+          and is_evaluated(done - 1)
+          and _is_stalled(best.step, done - 1, early_stop_steps)
+        ):
           logger.say(
             f"stopped early: {best_metric} has not improved since step "
             f"{best.step}"
@@ -282,7 +311,12 @@ def train(
           if reductions
           else None
         )
-        with profile.step(done):
+        # The first step compiles.
+        begins = done == first_step + 1
+        with (
+          profile.step(done),
+          stop.losing_nothing() if begins else contextlib.nullcontext(),
+        ):
           current, metrics = train_step[r](current, frozen, batch, start.key)
         pending.append(metrics)
         last = done == train_steps

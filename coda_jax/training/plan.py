@@ -21,6 +21,7 @@ def describe(
   *,
   steps: int,
   num_examples: int | None,
+  microbatches: int = 1,
 ) -> str:
   """Compiles the step, takes a few on one batch, and says what they cost.
 
@@ -31,6 +32,7 @@ def describe(
     batch: the first batch of the data.
     steps: that the run would take.
     num_examples: of the training split, None if unknown.
+    microbatches: parts of a batch, which the step goes through in a loop.
 
   Returns:
     Lines of text. Memory and FLOPs are the compiler's, time is measured.
@@ -45,7 +47,7 @@ def describe(
   ]
   seconds = []
   for r, step in train_steps.items():
-    one, line = _measure(step, state, frozen, batch)
+    one, line = _measure(step, state, frozen, batch, microbatches)
     seconds.append(one)
     lines.append(line if r is None else f"r = {r:g}: {line}")
   total = float(np.mean(seconds)) * steps
@@ -56,12 +58,13 @@ def describe(
   return "\n".join(lines)
 
 
-def _measure(step, state, frozen, batch) -> tuple[float, str]:
+def _measure(step, state, frozen, batch, microbatches) -> tuple[float, str]:
   """Seconds a step takes, and what else it needs."""
   key = jax.random.key(0)
   compiled = step.lower(state, frozen, batch, key).compile()
   memory = compiled.memory_analysis()
   flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+  flops *= microbatches  # The compiler counts a loop's body once.
   # The step gives its state away, so it gets a copy.
   state = jax.tree.map(lambda x: x.copy(), state)
   state, metrics = compiled(state, frozen, batch, key)

@@ -16,7 +16,41 @@ from coda_jax import partitioning
 from coda_jax.checkpoints import adapter as adapter_files
 from coda_jax.checkpoints import formats, initialise
 from coda_jax.checkpoints import state as model_files
-from coda_jax.training import hosts, inputs, state
+from coda_jax.t5.config import T5Config
+from coda_jax.training import checksums, hosts, inputs, state
+
+
+def check_model_dir(model_dir: str) -> None:
+  """Refuses a bucket: logs, locks and the best model need a file system.
+
+  Raises:
+    ValueError: it names one.
+  """
+  if "://" in model_dir:
+    raise ValueError(
+      f"MODEL_DIR={model_dir} is in a bucket; training here writes to a file "
+      "system: mount the bucket and give its folder, or train under t5x"
+    )
+
+
+def describe_run(
+  config: T5Config, frozen: Any, **settings: Any
+) -> dict[str, Any]:
+  """What may not change when a run is resumed, by the names of its arguments.
+
+  Args:
+    config: of the model. How it computes may change: dtype and remat.
+    frozen: the parameters that are not trained.
+    settings: further arguments of `loop.train`.
+  """
+  fields = dataclasses.asdict(config)
+  for name in ("dtype", "remat"):
+    del fields[name]
+  return {
+    **{f"T5Config.{name}": value for name, value in fields.items()},
+    **settings,
+    "a checksum of the frozen parameters": checksums.of_all(frozen),
+  }
 
 
 def describe(mesh: Mesh) -> str:

@@ -1,9 +1,11 @@
 """What training carries from step to step, and where it starts and resumes."""
 
 import contextlib
+import json
+import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from coda_jax.training import hosts
+from coda_jax.training import checksums, hosts
 
 
 @flax.struct.dataclass
@@ -47,19 +49,32 @@ class Checkpoints:
 
   Saving returns when the files are written, under a temporary name until they
   are whole: a run that dies leaves only whole checkpoints. What is left of one
-  that was cut off is removed, with a warning.
+  that was cut off is put out of the way, with a warning.
   """
 
-  def __init__(self, model_dir: str | Path, *, keep: int = 1):
+  def __init__(
+    self,
+    model_dir: str | Path,
+    *,
+    keep: int = 1,
+    run: Mapping[str, Any] | None = None,
+  ):
+    """Looks at what is there.
+
+    Args:
+      model_dir: of the run.
+      keep: how many checkpoints to keep, the newest.
+      run: what must not change from the first step to the last, by name;
+        values that JSON can hold.
+    """
     import orbax.checkpoint as ocp
 
     self._folder = Path(model_dir).absolute() / "checkpoints"
     self._ocp = ocp
-    cut_off = hosts.from_first(lambda: _remove_cut_off(self._folder))
-    for path in cut_off if hosts.is_first() else ():
-      warnings.warn(
-        f"{path} was cut off while it was written, and is skipped", stacklevel=2
-      )
+    self._run = json.loads(json.dumps(run or {}))  # Tuples as lists.
+    skipped = hosts.from_first(lambda: _skip_cut_off(self._folder))
+    for message in skipped if hosts.is_first() else ():
+      warnings.warn(message, stacklevel=2)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -78,7 +93,14 @@ class Checkpoints:
     if step == self._manager.latest_step():
       return
     try:
-      self._manager.save(step, args=self._ocp.args.StandardSave(state))
+      self._manager.save(
+        step,
+        args=self._ocp.args.StandardSave(state),
+        custom_metadata={
+          "run": self._run,
+          "checksums": checksums.of_leaves(state),
+        },
+      )
     except (ValueError, OSError) as error:  # tensorstore's are ValueErrors.
       raise OSError(
         f"{self._folder / str(step)} could not be written; what was saved "
@@ -90,8 +112,8 @@ class Checkpoints:
     """The newest state saved, or `state` itself if there is none.
 
     Raises:
-      ValueError: the newest state is of other parameters or another optimizer,
-        or its files are damaged.
+      ValueError: the newest state is of another run, of other parameters or
+        of another optimizer, or its files are damaged.
     """
     step = self._manager.latest_step()
     if step is None:
@@ -99,6 +121,8 @@ class Checkpoints:
     folder = self._folder / str(step)
     with _damage_named(folder):
       saved = _shapes(self._manager.item_metadata(step).tree)
+      about = self._manager.metadata(step).custom_metadata or {}
+    self._check_run(folder, about.get("run", {}))
     wanted = _shapes(state)
     if saved != wanted:
       names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]
@@ -113,9 +137,23 @@ class Checkpoints:
       state,
     )
     with _damage_named(folder):
-      return self._manager.restore(
+      restored = self._manager.restore(
         step, args=self._ocp.args.StandardRestore(abstract)
       )
+      found, expected = checksums.of_leaves(restored), about.get("checksums")
+      if expected and found != expected:
+        name = next(n for n in found if found[n] != expected.get(n))
+        raise ValueError(f"{name} is not what was saved")
+    return restored
+
+  def _check_run(self, folder: Path, before: Mapping[str, Any]) -> None:
+    for name in before.keys() & self._run.keys():
+      if before[name] != self._run[name]:
+        raise ValueError(
+          f"{folder} is of a run with {name} = {before[name]!r}, and now it is "
+          f"{self._run[name]!r}; give what the run was begun with, or choose "
+          "another MODEL_DIR"
+        )
 
   def close(self) -> None:
     """Releases orbax's threads."""
@@ -134,23 +172,35 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _damage_named(folder: Path) -> Iterator[None]:
   try:
     yield
-  except (ValueError, OSError) as error:
+  # What orbax raises for files that are not whole is of many kinds.
+  except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
     raise ValueError(
       f"{folder} is damaged; remove it to go on from the checkpoint before it, "
       f"or from the start if there is none: {error}"
     ) from error
 
 
-def _remove_cut_off(folder: Path) -> list[str]:
-  """Removes checkpoints that are not whole, whether or not they have a name."""
+def _skip_cut_off(folder: Path) -> list[str]:
+  """Puts checkpoints that are not whole out of the way, and says so of each.
+
+  What orbax had not named yet is removed. A folder with a name is renamed: it
+  may be somebody's, and so may any other, which is let alone.
+  """
   if not folder.is_dir():
     return []
-  cut_off = [
-    path
-    for path in sorted(folder.iterdir())
-    if path.is_dir()
-    and not (path.name.isdigit() and (path / "default" / "_METADATA").exists())
-  ]
-  for path in cut_off:
-    shutil.rmtree(path)
-  return [str(path) for path in cut_off]
+  messages = []
+  for path in sorted(folder.iterdir()):
+    if not path.is_dir():
+      continue
+    if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name):
+      shutil.rmtree(path)
+      messages.append(f"{path} was cut off while it was written: removed")
+    elif path.name.isdigit() and not (path / "default" / "_METADATA").exists():
+      aside = path.with_name(f"{path.name}.cut_off")
+      shutil.rmtree(aside, ignore_errors=True)
+      path.rename(aside)
+      messages.append(
+        f"{path} was cut off while it was written, and is skipped: renamed to "
+        f"{aside.name}"
+      )
+  return messages

@@ -65,6 +65,25 @@ def results(output):
   return json.loads((output / "results.json").read_text())
 
 
+@pytest.mark.filterwarnings("ignore")  # Of qwix.
+def test_int8_weights_beside_float(tmp_path, checkpoint):
+  pytest.importorskip("qwix")
+  rows = run(
+    checkpoint, tmp_path, reductions=(2,), weights=("float", "int8"), repeats=1
+  )
+  assert [row["weights"] for row in rows] == ["float", "int8"]
+  losses = [row["metrics"]["loss"] for row in rows]
+  assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.05)
+  assert all(row["encoder_ms"] > 0 for row in rows)
+  folder = tmp_path / "predictions" / "model"
+  assert {p.name for p in folder.iterdir()} == {"r2", "r2_int8"}
+
+
+def test_unknown_weights(tmp_path, checkpoint):
+  with pytest.raises(ValueError, match="WEIGHTS='int8'; expected some of"):
+    run(checkpoint, tmp_path, weights="int8")
+
+
 def test_several_reductions_of_one_checkpoint(tmp_path, checkpoint, capsys):
   out = tmp_path / "out"
   rows = run(checkpoint, out, reductions=(1, 2, 4), repeats=1)
@@ -93,17 +112,18 @@ def test_several_reductions_of_one_checkpoint(tmp_path, checkpoint, capsys):
   assert [(t["input"], t["target"]) for t in texts] == ROWS["validation"]
   assert all(isinstance(t["prediction"], str) for t in texts)
   table = capsys.readouterr().out.split("\n\n")[1].splitlines()
-  assert table[0].split()[:5] == [
+  assert table[0].split()[:6] == [
     "checkpoint",
     "r",
+    "weights",
     "loss",
     "token_accuracy",
     "accuracy",
   ]
-  assert [line.split()[:2] for line in table[2:]] == [
-    ["model", "1"],
-    ["model", "2"],
-    ["model", "4"],
+  assert [line.split()[:3] for line in table[2:]] == [
+    ["model", "1", "float"],
+    ["model", "2", "float"],
+    ["model", "4", "float"],
   ]
 
 
@@ -128,8 +148,8 @@ def test_all_of_a_folder(tmp_path, monkeypatch):
 
   def costs(models, tokens, **kwargs):
     assert tokens.shape == (2, 12) and kwargs["max_length"] == 4
-    timed.extend(config.layer_reduction(0) for config in models)
-    return {config: {"encoder_ms": 1.0} for config in models}
+    timed.extend(config.layer_reduction(0) for config, _ in models)
+    return {key: {"encoder_ms": 1.0} for key in models}
 
   monkeypatch.setattr(evaluate.analysis, "inference_costs", costs)
   monkeypatch.setattr(evaluate, "_plot", lambda *args: None)

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -29,6 +30,16 @@ def test_keeps_the_best_across_resumptions(tmp_path, mode, kept):
   record = json.loads((tmp_path / "best" / "metrics.json").read_text())
   assert record["step"] == kept[-1]
   assert record["results"]["score"] == values[kept[-1]]
+
+
+def test_nan_is_never_the_best(tmp_path):
+  best = Best(tmp_path, "score")
+  updated = [
+    update(best, i, x) for i, x in enumerate([math.nan, 1.0, math.nan])
+  ]
+  assert updated == [False, True, False]
+  assert not update(best, 3, 0.5)
+  assert best.step == 1
 
 
 def test_an_interrupted_save_leaves_the_old_one(tmp_path):
@@ -64,3 +75,5 @@ def test_bad_input(tmp_path):
   update(Best(tmp_path, "score"), 1, 0.5)
   with pytest.raises(ValueError, match="is of the metric 'score'"):
     Best(tmp_path, "loss")
+  with pytest.raises(ValueError, match="best_mode='max', and now it is 'min'"):
+    Best(tmp_path, "score", "min")

@@ -134,6 +134,50 @@ def test_the_best_is_kept_and_the_rest_cut_short(task, tmp_path, scores):
   assert scores == []
 
 
+def test_only_an_evaluation_stops_a_run_early(task, tmp_path, scores):
+  """Not the steps after one, few as they may be allowed to be."""
+  scores += [1.0, 2.0, 3.0, 2.0, 9.0]
+  settings = {
+    "train_steps": 20,
+    "eval_period": 3,
+    "best_metric": "score",
+    "early_stop_steps": 1,
+  }
+  assert train(task, tmp_path, **settings) == {"score": 2.0}
+  assert max(losses(tmp_path)) == 12 and scores == [9.0]
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"seed": 9}, "seed = 0, and now it is 9"),
+    ({"batch_size": 2}, "batch_size = 4, and now it is 2"),
+    ({"coda": CodaConfig(reduction=3, bottleneck_dim=4)}, "T5Config.coda = "),
+    ({"initial_checkpoint_path": "other"}, "checksum of the frozen parameters"),
+  ],
+)
+def test_another_run_in_the_folder(task, tmp_path, change, message):
+  config = testing.tiny_config()
+  for i, name in enumerate(("one", "other")):
+    params = testing.random_params(Transformer(config), seed=i)
+    model_files.save_model(tmp_path / name, config, params)
+  settings = {
+    "coda": CodaConfig(reduction=2, bottleneck_dim=4),
+    "trained_patterns": params_lib.TASK_PATTERNS,
+    "initial_checkpoint_path": "one",
+    "train_steps": 1,
+  }
+
+  def run(**changed):
+    arguments = settings | changed
+    path = tmp_path / arguments.pop("initial_checkpoint_path")
+    train(task, tmp_path / "run", initial_checkpoint_path=path, **arguments)
+
+  run()
+  with pytest.raises(ValueError, match=f"{message}.*another MODEL_DIR"):
+    run(**change)
+
+
 def test_an_unknown_metric_loses_nothing(task, tmp_path, scores):
   scores += [1.0]
   with pytest.raises(ValueError, match=r"best_metric='bleu'.*\['score'\]"):
@@ -288,6 +332,15 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
     ({"train_steps": -1}, "train_steps=-1; expected 1 or more"),
     ({"microbatches": 3}, "batch_size=4 does not divide into microbatches=3"),
     ({"early_stop_steps": 3}, "early_stop_steps needs best_metric"),
+    ({"keep": 0}, "keep=0; expected 1 or more"),
+    (
+      {"best_metric": "exact", "eval_split": "test"},
+      r"has no split 'test'; set eval_split to one of \['train', 'validation'",
+    ),
+    (
+      {"model_dir": "gs://bucket/run"},
+      "MODEL_DIR=gs://bucket/run is in a buck",
+    ),
     ({"profile_steps": (5, 2)}, r"profile_steps=\(5, 2\); expected"),
     ({"reductions": (2,)}, "does not route tokens; use methods/coda.gin"),
     ({"trained_patterns": ("x",)}, "match none of the"),
@@ -299,8 +352,9 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
   ],
 )
 def test_bad_arguments(task, tmp_path, overrides, message):
+  arguments = {"model_dir": tmp_path, **overrides}
   with pytest.raises(ValueError, match=message):
-    train(task, tmp_path, **overrides)
+    train(task, **arguments)
 
 
 def test_a_checkpoint_of_another_size(task, tmp_path):

@@ -67,3 +67,36 @@ def test_other_threads_leave_signals_alone():
   thread.start()
   thread.join()
   assert found == [False]
+
+
+# Sleeps where Python has no say, as a compiler would.
+COMPILE = """
+import ctypes
+from coda_jax.training.process import StopRequest
+with StopRequest() as stop:
+  with stop.losing_nothing():
+    print("in", flush=True)
+    ctypes.CDLL(None).poll(None, 0, 60_000)
+    while True:  # poll ends at a signal, and the handler has only noticed it.
+      ctypes.CDLL(None).poll(None, 0, 60_000)
+"""
+
+
+def test_sigterm_ends_what_does_not_come_back():
+  with subprocess.Popen(
+    [sys.executable, "-c", COMPILE], stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == "in\n"
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=30)[0]
+  assert process.returncode == 0
+  assert "stopped by SIGTERM with nothing to save" in out
+
+
+def test_afterwards_the_signal_is_only_noticed():
+  with StopRequest() as stop:
+    with stop.losing_nothing():
+      pass
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.requested
+  assert signal.set_wakeup_fd(-1) == -1

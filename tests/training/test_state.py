@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from coda_jax.training.state import Checkpoints, TrainState
@@ -98,7 +99,21 @@ def test_a_checkpoint_that_was_cut_off_is_skipped(tmp_path, renamed):
   assert restored.step == 1 and (restored.trained["a"]["b"] == 1).all()
   checkpoints.save(restored.replace(step=jnp.asarray(2, jnp.int32)))
   checkpoints.close()
-  assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+  left = {"2.cut_off"} if renamed else set()
+  assert {path.name for path in folder.iterdir()} == {"1", "2"} | left
+
+
+def test_other_folders_are_let_alone(tmp_path):
+  folder = save(tmp_path, 1)
+  for name in ("t5_base", "4_backup", "7"):
+    (folder / name).mkdir()
+    (folder / name / "model.safetensors").write_text(name)
+  with pytest.warns(UserWarning, match=r"/7 was cut off.*renamed to 7.cut_off"):
+    checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.restore(make(optax.adam(0.1))).step == 1
+  checkpoints.close()
+  for name in ("t5_base", "4_backup", "7.cut_off"):
+    assert (folder / name / "model.safetensors").exists()
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -111,3 +126,52 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     checkpoints.restore(make(optax.adam(0.1)))
   checkpoints.close()
   assert (folder / "2").exists()
+
+
+def test_a_bit_that_flips_is_noticed(tmp_path, monkeypatch):
+  """Wherever it is: orbax's files may come back whole, and other than saved."""
+  folder = save(tmp_path, 1)
+  restore = ocp.CheckpointManager.restore
+
+  def flip(self, step, **kwargs):
+    state = restore(self, step, **kwargs)
+    bits = np.asarray(state.trained["a"]["b"]).view(np.uint32).copy()
+    bits[2, 1] ^= 1
+    return state.replace(
+      trained={"a": {"b": jnp.asarray(bits.view(np.float32))}}
+    )
+
+  monkeypatch.setattr(ocp.CheckpointManager, "restore", flip)
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(
+    ValueError, match="checkpoints/1 is damaged.*trained/a/b is not what was"
+  ):
+    checkpoints.restore(make(optax.adam(0.1)))
+  checkpoints.close()
+  assert (folder / "1").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"tree_metadata": 5}'])
+def test_damaged_metadata_is_named(tmp_path, content):
+  folder = save(tmp_path, 1)
+  (folder / "1" / "default" / "_METADATA").write_text(content)
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(ValueError, match="checkpoints/1 is "):
+    checkpoints.restore(make(optax.adam(0.1)))
+  checkpoints.close()
+
+
+def test_what_a_run_was_begun_with(tmp_path):
+  def restore(**run):
+    checkpoints = Checkpoints(tmp_path, run=run)
+    try:
+      return checkpoints.restore(make(optax.adam(0.1)))
+    finally:
+      checkpoints.close()
+
+  checkpoints = Checkpoints(tmp_path, run={"seed": 1, "trained": ("a", "b")})
+  checkpoints.save(make(optax.adam(0.1)))
+  checkpoints.close()
+  assert restore(seed=1, trained=("a", "b"), new="of a later version").step == 0
+  with pytest.raises(ValueError, match=r"with seed = 1, and now it is 2; give"):
+    restore(seed=2, trained=("a", "b"))

@@ -1,0 +1,1 @@
+"""What `python -m coda_jax.benchmark` times: our models, peers, soft top-k."""

@@ -1,0 +1,113 @@
+"""Our own models as subjects: parallel adapters, CoDA and dense."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from coda_jax import analysis
+from coda_jax.benchmarking import shapes, train_step
+from coda_jax.benchmarking.timing import Call, Subject
+from coda_jax.t5 import decoding
+from coda_jax.t5.config import CodaConfig, T5Config
+from coda_jax.t5.network import Transformer
+
+PARTS = ("encoder", "generate", "train")
+METHODS = ("adapter", "coda", "dense")
+
+
+def subjects(
+  config: T5Config,
+  *,
+  part: str,
+  coda: CodaConfig,
+  reductions: Sequence[float],
+  methods: Sequence[str],
+  tokens: jax.Array,
+  decode_length: int,
+) -> list[Subject]:
+  """The models to time, all on the same random weights and tokens.
+
+  Args:
+    config: the backbone's shape, and the dtype of weights and computation.
+    part: "encoder", "generate" for whole greedy inference, or "train" for a
+      step of finetuning.
+    coda: of every model but the dense one; its reduction is not looked at.
+    reductions: r of each CoDA.
+    methods: of `METHODS`.
+    tokens: int32 [batch, length], none of them padding.
+    decode_length: tokens that "generate" writes, and of the targets of "train".
+
+  Raises:
+    ValueError: arguments that no model can have.
+  """
+  configs: list[tuple[str, CodaConfig | None]] = []
+  for method in methods:
+    if method == "coda":
+      configs += [("coda", _with(coda, r)) for r in reductions]
+    else:
+      configs.append((method, _with(coda, 1) if method == "adapter" else None))
+  # A routed tree has every leaf that any of the models has.
+  routed = dataclasses.replace(config, coda=_with(coda, max(reductions)))
+  params = shapes.random_params(Transformer(routed), part)
+  return [
+    Subject(
+      {
+        "method": method,
+        "reduction": chosen.reduction if chosen else None,
+        "attention": chosen.attention if method == "coda" else None,
+        "router": chosen.router if method == "coda" else None,
+        "dispatch": chosen.dispatch if method == "coda" else None,
+      },
+      functools.partial(
+        _build,
+        Transformer(dataclasses.replace(config, coda=chosen)),
+        params,
+        part=part,
+        tokens=tokens,
+        decode_length=decode_length,
+      ),
+    )
+    for method, chosen in configs
+  ]
+
+
+def _with(coda: CodaConfig, reduction: float) -> CodaConfig:
+  return dataclasses.replace(coda, reduction=float(reduction))
+
+
+def _build(
+  model: Transformer,
+  params: Any,
+  *,
+  part: str,
+  tokens: jax.Array,
+  decode_length: int,
+) -> Call:
+  batch, length = tokens.shape
+  if part == "train":
+    targets = shapes.random_tokens(model.config, batch, decode_length)
+    return train_step.train_step(
+      model, params, train_step.train_batch(tokens, targets)
+    )
+  flops = analysis.encoder_flops(model.config, length)
+  if part == "encoder":
+    return Call(analysis.encoder_call(model, params, tokens), batch * flops)
+  flops += analysis.decoder_flops(model.config, length, decode_length)
+  return Call(
+    _generate_call(model, params, tokens, decode_length), batch * flops
+  )
+
+
+def _generate_call(
+  model: Transformer, params: Any, tokens: jax.Array, max_length: int
+):
+  """A call of greedy `generate` that always decodes `max_length` tokens."""
+  # No token has this id, so that nothing ends early.
+  return lambda: (
+    decoding.generate(
+      model, params, tokens, max_length=max_length, eos_id=-1
+    ).tokens
+  )

@@ -1,0 +1,57 @@
+"""Models by the name of their size, with random weights and tokens."""
+
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coda_jax import cli
+from coda_jax.t5.config import T5Config
+from coda_jax.t5.network import Transformer
+
+
+def size_config(size: str, dtype: str = "float32") -> T5Config:
+  """The shape that `configs/sizes/SIZE.gin` describes, without dropout.
+
+  Raises:
+    ValueError: no such size.
+  """
+  sizes = sorted(p.stem for p in (cli.configs_dir() / "sizes").glob("*.gin"))
+  if size not in sizes:
+    raise ValueError(f"size {size!r}; expected one of {', '.join(sizes)}")
+  families = ("byt5", "t5_1_0")
+  family = next((f for f in families if size.startswith(f)), "t5_1_1")
+  cli.parse_gin(
+    [f"models/{family}.gin", f"sizes/{size}.gin"],
+    [("DTYPE", repr(dtype)), ("DROPOUT_RATE", "0.0"), ("CODA", "None")],
+  )
+  return gin.get_configurable(T5Config)()
+
+
+def random_tokens(config: T5Config, batch: int, length: int) -> jax.Array:
+  """int32 [batch, length], none of them padding or the end."""
+  rng = np.random.default_rng(0)
+  return jnp.asarray(
+    rng.integers(2, config.vocab_size, (batch, length), np.int32)
+  )
+
+
+def random_params(model: Transformer, part: str) -> dict[str, Any]:
+  """Made on the device, in the computation's dtype; no more than is used.
+
+  Training keeps its parameters in float32 whatever it computes in.
+  """
+  tokens = jnp.ones((1, 8), jnp.int32)
+
+  @jax.jit
+  def init(key):
+    if part == "encoder":
+      variables = model.init(key, tokens, enable_dropout=False, method="encode")
+    else:
+      variables = model.init(key, tokens, tokens, tokens, enable_dropout=False)
+    dtype = jnp.float32 if part == "train" else model.config.dtype
+    return jax.tree.map(lambda x: x.astype(dtype), variables["params"])
+
+  return init(jax.random.key(0))

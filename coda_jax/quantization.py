@@ -1,0 +1,60 @@
+"""int8 weights for the frozen backbone, through qwix (the extra `int8`)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from coda_jax import params as params_lib
+from coda_jax.t5.network import Transformer
+
+# The backbone's projections, by the path of their module. Adapters, routers and
+# LoRA stay float: they are small, and what a task trains. So do embeddings and
+# logits, which are looked up, or decide close calls between tokens.
+PROJECTIONS = (
+  r"(encoder|decoder)/layers_\d+/"
+  r"(attention|self_attention|encoder_decoder_attention|mlp)/"
+  r"(query|key|value|out|wi|wi_0|wi_1|wo)"
+)
+
+
+def int8(model: Transformer, params: Any) -> tuple[Transformer, dict[str, Any]]:
+  """Rounds the projections' kernels to int8, one scale an output feature.
+
+  What is multiplied stays float: kernels are multiplied by their scale where
+  they are used. The model is for `apply` and `generate`, not for training.
+
+  Args:
+    model: a float model.
+    params: its parameters.
+
+  Returns:
+    (model, params); the parameters' tree has qwix's arrays for the kernels.
+
+  Raises:
+    ModuleNotFoundError: qwix is not installed.
+  """
+  try:
+    import qwix
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      "int8 weights need qwix: pip install 'coda_jax[int8]'", name="qwix"
+    ) from error
+
+  rule = qwix.QuantizationRule(module_path=PROJECTIONS, weight_qtype=jnp.int8)
+  quantized = qwix.quantize_model(
+    model, qwix.PtqProvider([rule]), methods=("__call__", "encode", "decode")
+  )
+  tokens = jnp.ones((1, 1), jnp.int32)
+  variables = jax.eval_shape(
+    lambda key: quantized.init(
+      key, tokens, tokens, tokens, enable_dropout=False
+    ),
+    jax.random.key(0),
+  )
+  return quantized, qwix.quantize_params(params, variables["params"])
+
+
+def num_bytes(params: params_lib.Params) -> int:
+  """What the leaves take, quantized or not."""
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
