@@ -181,15 +181,23 @@ def _run(
   for row in plan.compile_for(options.slices, given, to_compile, mesh):
     rows.append(row)
     took = logging_lib.format_seconds(row["compile_seconds"])
-    print(f"compiled for {row['slice']} in {took}", flush=True)
+    print(
+      f"{row['program']} of {row['method']}, r = {row['reduction']:g}, "
+      f"{row['slice']}: compiled in {took}",
+      flush=True,
+    )
+    if options.json_path:  # Each may take minutes, and the next one fail.
+      _write(options.json_path, rows)
   print(report.table(rows))
   print("\n".join(plan.summary(rows, options.slices)))
   print(report.NOTE)
-  if options.json_path:
-    with open(options.json_path, "w", encoding="utf-8") as file:
-      json.dump({"note": report.NOTE, "rows": rows}, file, indent=2)
-      file.write("\n")
   return 0 if plan.all_fit(rows) else 1
+
+
+def _write(path: str, rows: Sequence[report.Row]) -> None:
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump({"note": report.NOTE, "rows": list(rows)}, file, indent=2)
+    file.write("\n")
 
 
 def _model(path: str, backbone_path: str | None, dtype: str) -> Transformer:
