@@ -6,7 +6,10 @@ here, as one message on stderr and an exit code that is not 0.
 
 import argparse
 import contextlib
+import copy
 import difflib
+import functools
+import inspect
 import os
 import re
 import sys
@@ -52,6 +55,8 @@ def run(
   program: str,
   description: str | None,
   argv: Sequence[str] | None = None,
+  *,
+  instead: Callable[..., int] | None = None,
 ) -> int:
   """Calls `function` with the bindings that the command line gives it.
 
@@ -60,6 +65,8 @@ def run(
     program: how it is called, for the usage message.
     description: for the usage message.
     argv: the arguments; None takes the process's.
+    instead: called in the place of `function`, with those of its bindings that
+      it has parameters for; returns the exit code.
 
   Returns:
     The exit code: 0, or 1 for a loss that is not finite, or 2 for bad input.
@@ -67,15 +74,17 @@ def run(
   try:
     configure(argv, program, description)
     bound = configured(function)
+    if instead is not None:
+      bound = _with_bindings_of(function, instead)
   except _GIN_ERRORS as error:
     return fail(error, program, 2)
   try:
-    bound()
+    result = bound()
   except (ValueError, OSError, ModuleNotFoundError) as error:
     return fail(error, program, 2)
   except FloatingPointError as error:
     return fail(error, program, 1)
-  return 0
+  return 0 if instead is None else result
 
 
 def configure(
@@ -236,6 +245,20 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
   return gin.get_configurable(function)
 
 
+def _with_bindings_of(
+  function: Callable[..., Any], instead: Callable[..., int]
+) -> Callable[[], int]:
+  """Another function, given what gin binds of the first one's parameters."""
+  names = inspect.signature(instead).parameters
+  bound = gin.get_bindings(function, resolve_references=False)
+  # A copy is how gin makes what a reference stands for; only of what is used,
+  # so that no task is registered and no data are asked for.
+  return functools.partial(
+    instead,
+    **{name: copy.deepcopy(x) for name, x in bound.items() if name in names},
+  )
+
+
 def write_config(macro: str) -> None:
   """Writes `config.gin`, which describes the run by itself.
 
@@ -253,7 +276,7 @@ def fail(error: BaseException, program: str, code: int) -> int:
     raise error
   # What is wrong comes first; then gin adds where it was calling from.
   message = re.split(r"\n\s*In call to configurable", str(error))[0].strip()
-  if isinstance(error, ModuleNotFoundError):
+  if isinstance(error, ModuleNotFoundError) and "pip install" not in message:
     message += "; install what training needs: pip install 'coda_jax[train]'"
   print(
     f"{program}: {message}\n"

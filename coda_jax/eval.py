@@ -7,16 +7,26 @@ python -m coda_jax.eval --gin_file=tasks/bbc_topic.gin \
   --gin.EVAL_OUTPUT_DIR=runs/topic_eval
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
 from coda_jax import cli
+from coda_jax.compiling import command
 from coda_jax.inference import evaluate
+
+_PROGRAM = "python -m coda_jax.eval"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `evaluate.evaluate` with the bindings of the command line."""
-  code = cli.run(evaluate.evaluate, "python -m coda_jax.eval", __doc__, argv)
+  options, argv = command.take(sys.argv[1:] if argv is None else argv)
+  if options:
+    compile_it = functools.partial(command.compile_evaluation, options)
+    return cli.run(
+      evaluate.evaluate, _PROGRAM, __doc__, argv, instead=compile_it
+    )
+  code = cli.run(evaluate.evaluate, _PROGRAM, __doc__, argv)
   if code != 2:  # Bad input leaves no trace.
     cli.write_config("EVAL_OUTPUT_DIR")
   return code

@@ -11,16 +11,24 @@ The same command goes on where a killed one stopped. INFER_OUTPUT_DIR=- writes
 to standard output, and INPUT_PATH=- reads standard input.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
 from coda_jax import cli
+from coda_jax.compiling import command
 from coda_jax.inference import predict
+
+_PROGRAM = "python -m coda_jax.infer"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `predict.infer` with the bindings of the command line."""
-  return cli.run(predict.infer, "python -m coda_jax.infer", __doc__, argv)
+  options, argv = command.take(sys.argv[1:] if argv is None else argv)
+  if options:
+    compile_it = functools.partial(command.compile_inference, options)
+    return cli.run(predict.infer, _PROGRAM, __doc__, argv, instead=compile_it)
+  return cli.run(predict.infer, _PROGRAM, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -99,12 +99,15 @@ def make_mesh(
   return Mesh(mesh_utils.create_device_mesh(shape, devices), AXES)
 
 
-def mesh_of(sizes: Mapping[str, int] | None) -> Mesh:
+def mesh_of(
+  sizes: Mapping[str, int] | None, devices: Sequence[Any] | None = None
+) -> Mesh:
   """The mesh of a run: `make_mesh` of all its devices.
 
   Args:
     sizes: of its axes, 1 where one is not named. Of none, or for None, it is
       one device, or all devices of several processes, for different examples.
+    devices: those of another machine; None takes this run's.
 
   Raises:
     ValueError: another axis, or as `make_mesh`.
@@ -116,7 +119,7 @@ def mesh_of(sizes: Mapping[str, int] | None) -> Mesh:
     )
   if not sizes and jax.process_count() > 1:
     sizes = {"data": -1}
-  return make_mesh(**sizes)
+  return make_mesh(**sizes, devices=devices)
 
 
 @contextlib.contextmanager

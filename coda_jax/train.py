@@ -4,7 +4,8 @@ python -m coda_jax.train --gin_file=experiments/tiny_pretrain.gin \
   --gin.MODEL_DIR=runs/tiny
 
 With --dry_run it builds everything, says what the run would do and cost, and
-stops; nothing is written.
+stops; nothing is written. With --compile_for=v5e:4x4 it compiles the step for
+TPUs that are not there, and says what it would need: docs/tpu.md.
 
 Of several processes, each is started with --distributed where the platform
 tells jax of the others (TPU pods, Slurm), and elsewhere with
@@ -14,10 +15,12 @@ tells jax of the others (TPU pods, Slurm), and elsewhere with
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Sequence
 
 from coda_jax import cli
+from coda_jax.compiling import command
 from coda_jax.training import hosts, loop
 
 _PROGRAM = "python -m coda_jax.train"
@@ -25,6 +28,10 @@ _PROGRAM = "python -m coda_jax.train"
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `loop.train` with the bindings of the command line."""
+  options, argv = command.take(sys.argv[1:] if argv is None else argv)
+  if options:
+    compile_it = functools.partial(command.compile_training, options)
+    return cli.run(loop.train, _PROGRAM, __doc__, argv, instead=compile_it)
   parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   parser.add_argument("--dry_run", action="store_true")
   parser.add_argument("--distributed", action="store_true")

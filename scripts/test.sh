@@ -33,6 +33,10 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     echo "test.sh: found no $torch; the tests of parity with it are skipped"
 fi
 
+# The TPU's compiler, which needs no TPU.
+install "$wheel[tpu]" 2>/dev/null ||
+  echo "test.sh: found no libtpu; the tests that compile for TPUs are skipped"
+
 # Safe path: what is imported is the wheel, never the checkout.
 export PYTHONSAFEPATH=1
 exec "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@"

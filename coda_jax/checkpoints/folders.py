@@ -10,7 +10,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import adapter, arrays, formats, tensors
+from coda_jax.checkpoints import adapter, arrays, formats, state, tensors
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.checkpoints.pretrained import load_pretrained
 from coda_jax.t5.config import T5Config
@@ -79,6 +79,22 @@ def check(
     _check_backbone(path, backbone_path)
   if backbone_path is not None:
     formats.read(backbone_path)
+
+
+def read_config(
+  path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
+) -> T5Config:
+  """The configuration of `read`, without hashing the backbone.
+
+  Raises:
+    FileNotFoundError, ValueError: as `check`.
+  """
+  if not is_adapter(path):
+    return formats.read(path)[0]
+  fields = adapter.read_config(path)
+  _check_backbone(path, backbone_path)
+  coda = state.coda_from_dict(fields["coda"])
+  return dataclasses.replace(formats.read(backbone_path)[0], coda=coda)
 
 
 def read(

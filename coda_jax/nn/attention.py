@@ -1,6 +1,7 @@
 """Multi-head attention in T5's way: no scaling, relative position bias."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ _MASKED = -1e10
 
 
 def bias_from_table(
-  table: Array, query_positions: Array, key_positions: Array
+  table: Array,
+  query_positions: Array,
+  key_positions: Array,
+  edges: Sequence[int] | None = None,
 ) -> Array:
   """Looks up the relative position bias of queries and keys anywhere.
 
@@ -24,14 +28,56 @@ def bias_from_table(
     table: [num_heads, 2 * length - 1], of `layers.RelativePositionBiases`.
     query_positions: integers [batch or 1, q] in [0, length).
     key_positions: integers [batch or 1, k] in [0, length).
+    edges: `layers.bucket_edges(length)`, if the table is bidirectional; the
+      same bias, found without gathers where these are slow.
 
   Returns:
     [batch or 1, num_heads, q, k], the dtype of `table`.
   """
   distance = key_positions[:, None, :] - query_positions[:, :, None]
+  if edges is None:
+    return _bias_by_index(table, distance)
+  return jax.lax.platform_dependent(
+    table,
+    distance,
+    tpu=functools.partial(bias_by_comparison, edges=edges),
+    default=_bias_by_index,
+  )
+
+
+def _bias_by_index(table: Array, distance: Array) -> Array:
   column = distance + table.shape[1] // 2
   bias = table.at[:, column].get(mode="promise_in_bounds")
   return jnp.moveaxis(bias, 0, 1)
+
+
+def bias_by_comparison(
+  table: Array, distance: Array, edges: Sequence[int]
+) -> Array:
+  """The bias of distances by comparing them with where the table changes.
+
+  A TPU has no fast gather, and would write all of [batch, heads, q, k] to
+  memory for one; this is a handful of instructions within what uses it.
+
+  Args:
+    table: [num_heads, 2 * length - 1].
+    distance: integers [batch, q, k] in (-length, length).
+    edges: of `layers.bucket_edges(length)`.
+
+  Returns:
+    [batch, num_heads, q, k], the dtype of `table`.
+  """
+  zero = table.shape[1] // 2
+  distance = distance[:, None]
+  far = jnp.abs(distance)
+  after = before = table[None, :, zero, None, None]
+  for edge in edges:
+    is_beyond = far >= edge
+    after = jnp.where(is_beyond, table[None, :, zero + edge, None, None], after)
+    before = jnp.where(
+      is_beyond, table[None, :, zero - edge, None, None], before
+    )
+  return jnp.where(distance > 0, after, before)
 
 
 def dot_product_attention(
@@ -107,6 +153,7 @@ class MultiHeadDotProductAttention(nn.Module):
     mask: Array | None = None,
     *,
     bias_table: Array | None = None,
+    bias_edges: Sequence[int] | None = None,
     query_positions: Array | None = None,
     key_positions: Array | None = None,
     decode: bool = False,
@@ -120,6 +167,7 @@ class MultiHeadDotProductAttention(nn.Module):
       inputs_kv: [batch, k, emb_dim].
       mask: bool, broadcasts against [batch, heads, q, k].
       bias_table: relative position bias, see `bias_from_table`.
+      bias_edges: its `edges`.
       query_positions: [batch or 1, q]; by default 0, 1, 2, ...
       key_positions: [batch or 1, k]; likewise.
       decode: keep keys and values in the "cache" collection. The first call,
@@ -182,7 +230,9 @@ class MultiHeadDotProductAttention(nn.Module):
             "max_decode_length, the length of the cache"
           )
         key_positions = jnp.arange(key.shape[1])[None, :]
-      bias = bias_from_table(bias_table, query_positions, key_positions)
+      bias = bias_from_table(
+        bias_table, query_positions, key_positions, bias_edges
+      )
 
     x = dot_product_attention(
       query,

@@ -201,6 +201,22 @@ def relative_position_bucket(
   return bucket + np.where(distance < exact, distance, wide).astype(np.int32)
 
 
+def bucket_edges(length: int) -> tuple[int, ...]:
+  """Where the table of bidirectional `RelativePositionBiases` changes.
+
+  Returns:
+    The distances in (0, length) whose bucket is another than that of the
+    distance before them. Buckets before and after the query mirror each other.
+  """
+  buckets = relative_position_bucket(
+    np.arange(length),
+    bidirectional=True,
+    num_buckets=RelativePositionBiases.num_buckets,
+    max_distance=RelativePositionBiases.max_distance,
+  )
+  return tuple((np.flatnonzero(np.diff(buckets)) + 1).tolist())
+
+
 class RelativePositionBiases(nn.Module):
   """T5's relative position bias, as a table over distances.
 

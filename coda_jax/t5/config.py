@@ -31,6 +31,8 @@ class T5Config:
     logits_via_embedding: logits by the transposed embedding (T5 1.0) instead
       of a matrix of their own.
     remat: recompute each layer in the backward pass to save memory.
+    scan_layers: run the layers as a loop over one, which compiles much sooner
+      and costs a copy of their parameters; they must be alike.
     coda: what is added to the backbone; None is the plain T5.
   """
 
@@ -46,6 +48,7 @@ class T5Config:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
   remat: bool = False
+  scan_layers: bool = False
   coda: CodaConfig | None = None
 
   def __post_init__(self):
@@ -69,6 +72,13 @@ class T5Config:
         raise ValueError(
           f"CodaConfig.layer_reductions names layer {layer}; the encoder has "
           f"layers 0 to {self.num_encoder_layers - 1}"
+        )
+    if self.scan_layers and self.coda:
+      if self.coda.layer_reductions or self.coda.router == "random":
+        raise ValueError(
+          "T5Config.scan_layers needs layers that are alike, but CodaConfig "
+          f"has layer_reductions={self.coda.layer_reductions} and router="
+          f"{self.coda.router!r}; leave them out, or set scan_layers=False"
         )
     wi = [f"wi_{i}" for i in range(len(self.mlp_activations))]
     wi = wi if len(wi) > 1 else ["wi"]

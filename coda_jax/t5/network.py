@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from coda_jax.nn import adapter, attention, coda, layers, router
+from coda_jax.t5 import looped
 from coda_jax.t5.config import T5Config
 
 Routing = tuple[router.Selection | None, ...]
@@ -78,6 +79,7 @@ class EncoderLayer(nn.Module):
       context,
       mask,
       bias_table=bias_table,
+      bias_edges=layers.bucket_edges(bias_table.shape[1] // 2 + 1),
       query_positions=positions,
       key_positions=context_positions,
       deterministic=deterministic,
@@ -201,31 +203,52 @@ class Encoder(nn.Module):
     x = _dropout(cfg)(x, deterministic=deterministic)
 
     routing = []
-    for i in range(cfg.num_encoder_layers):
-      x, selection = self._layer(i)(
-        x,
-        encoder_input_tokens > 0,
-        deterministic,
-        attention_mask=encoder_mask,
-        bias_table=bias_table,
+    if cfg.scan_layers and not self.is_initializing():
+      layer = _encoder_layer(cfg, 0, parent=None)
+      x, routing = looped.apply_layers(
+        lambda params, x, rngs: layer.apply(
+          {"params": params},
+          x,
+          encoder_input_tokens > 0,
+          deterministic,
+          attention_mask=encoder_mask,
+          bias_table=bias_table,
+          rngs=rngs,
+        ),
+        *looped.layer_inputs(self, cfg.num_encoder_layers),
+        x=x,
+        remat=cfg.remat,
       )
-      routing.append(selection)
+    else:
+      for i in range(cfg.num_encoder_layers):
+        layer = _encoder_layer(cfg, i, name=f"layers_{i}")
+        x, selection = layer(
+          x,
+          encoder_input_tokens > 0,
+          deterministic,
+          attention_mask=encoder_mask,
+          bias_table=bias_table,
+        )
+        routing.append(selection)
 
     x = layers.RMSNorm(dtype=cfg.dtype, name="encoder_norm")(x)
     x = nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
     return x, tuple(routing)
 
-  def _layer(self, i: int) -> nn.Module:
-    cfg, name = self.config, f"layers_{i}"
-    if cfg.coda is None:
-      return _remat(EncoderLayer, cfg)(cfg, name=name)
-    return _remat(coda.CodaLayer, cfg)(
-      EncoderLayer(cfg, parent=None),
-      cfg.coda,
-      cfg.layer_reduction(i),
-      cfg.dtype,
-      name=name,
-    )
+
+def _encoder_layer(cfg: T5Config, i: int, **place: Any) -> nn.Module:
+  """Encoder layer number `i`; `place` is its name, or no parent."""
+  # A loop recomputes its body itself.
+  plain = cfg.scan_layers and "parent" in place
+  if cfg.coda is None:
+    return (EncoderLayer if plain else _remat(EncoderLayer, cfg))(cfg, **place)
+  return (coda.CodaLayer if plain else _remat(coda.CodaLayer, cfg))(
+    EncoderLayer(cfg, parent=None),
+    cfg.coda,
+    cfg.layer_reduction(i),
+    cfg.dtype,
+    **place,
+  )
 
 
 class Decoder(nn.Module):
@@ -259,16 +282,30 @@ class Decoder(nn.Module):
     y = self.shared_embedding(decoder_input_tokens)
     y = _dropout(cfg)(y, deterministic=deterministic)
 
-    for i in range(cfg.num_decoder_layers):
-      y = _remat(DecoderLayer, cfg)(cfg, name=f"layers_{i}")(
-        y,
-        encoded,
-        deterministic,
-        decode,
-        decoder_mask=decoder_mask,
-        encoder_decoder_mask=encoder_decoder_mask,
-        bias_table=bias_table,
+    inputs = {
+      "decoder_mask": decoder_mask,
+      "encoder_decoder_mask": encoder_decoder_mask,
+      "bias_table": bias_table,
+    }
+    # Layers that keep a cache each have their own.
+    if cfg.scan_layers and not (decode or self.is_initializing()):
+      layer = DecoderLayer(cfg, parent=None)
+      y, _ = looped.apply_layers(
+        lambda params, y, rngs: (
+          layer.apply(
+            {"params": params}, y, encoded, deterministic, rngs=rngs, **inputs
+          ),
+          None,
+        ),
+        *looped.layer_inputs(self, cfg.num_decoder_layers),
+        x=y,
+        remat=cfg.remat,
       )
+    else:
+      for i in range(cfg.num_decoder_layers):
+        y = _remat(DecoderLayer, cfg)(cfg, name=f"layers_{i}")(
+          y, encoded, deterministic, decode, **inputs
+        )
 
     y = layers.RMSNorm(dtype=cfg.dtype, name="decoder_norm")(y)
     y = _dropout(cfg)(y, deterministic=deterministic)

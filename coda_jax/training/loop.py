@@ -71,6 +71,7 @@ def train(
   profile_steps: tuple[int, int] | None = None,
   dry_run: bool = False,
   save_dtype: str = "float32",
+  frozen_dtype: str = "float32",
   mesh: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
   """Trains, evaluates and saves; resumes what `model_dir` has begun.
@@ -118,6 +119,8 @@ def train(
     dry_run: build everything, say what the run would do and cost, and stop;
       nothing is written.
     save_dtype: of `model/`, "float32" or "bfloat16".
+    frozen_dtype: of the parameters that are not trained, "float32" or
+      "bfloat16".
     mesh: {"data", "fsdp", "model": how many devices}, as for
       `partitioning.make_mesh`; None is one device, or all devices of several
       processes, for different examples.
@@ -168,6 +171,7 @@ def train(
     trained_patterns=trained_patterns,
     initial_checkpoint_path=initial_checkpoint_path,
     seed=seed,
+    frozen_dtype=frozen_dtype,
   )
   current, frozen = start.state, start.frozen
   train_step = {

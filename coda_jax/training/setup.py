@@ -89,6 +89,7 @@ def start(
   trained_patterns: Sequence[str],
   initial_checkpoint_path: str | None,
   seed: int,
+  frozen_dtype: str = "float32",
 ) -> Start:
   """Puts parameters and the optimizer's state on a mesh, each in its place.
 
@@ -99,6 +100,7 @@ def start(
     trained_patterns: as for `params.split`.
     initial_checkpoint_path: as for `load_pretrained`; None starts from scratch.
     seed: of what is initialised, and of the run's key.
+    frozen_dtype: of the leaves that are not trained.
 
   Raises:
     FileNotFoundError, ValueError: a mesh or a checkpoint that does not fit.
@@ -122,6 +124,11 @@ def start(
         shardings=shardings,
       )
     trained, frozen = params_lib.split(params, trained_patterns)
+    del params  # So that a leaf goes as soon as there is another in its place.
+    frozen = params_lib.flatten(frozen)
+    for path in frozen:
+      frozen[path] = frozen[path].astype(frozen_dtype)
+    frozen = params_lib.unflatten(frozen)
 
     def create(trained: Any) -> state.TrainState:
       return state.TrainState.create(trained, transform)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coda_jax.nn import attention
+from coda_jax.nn import attention, layers
 from coda_jax.nn.attention import MultiHeadDotProductAttention
 
 HEADS, DIM = 2, 3
@@ -44,6 +44,49 @@ def test_attention_equals_loops():
   found = attention.dot_product_attention(query, key, value, mask, bias)
   expected = attend(query, key, value, mask, bias)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 9, 40, 300])
+def test_bias_by_comparison_is_the_bias_by_index(length):
+  table = layers.RelativePositionBiases(HEADS).apply(
+    {"params": {"rel_embedding": jnp.asarray(random(HEADS, 32))}}, length, True
+  )
+  rng = np.random.default_rng(length)
+  k = min(length, 50)
+  rows = [rng.permutation(length)[:k] for _ in range(3)]
+  positions = jnp.asarray(np.stack(rows), jnp.int32)
+  expected = attention.bias_from_table(table, positions, positions)
+  distance = positions[:, None, :] - positions[:, :, None]
+  edges = layers.bucket_edges(length)
+  found = attention.bias_by_comparison(table, distance, edges)
+  np.testing.assert_array_equal(found, expected)
+
+  weights = random(3, HEADS, k, k)
+  gradient, expected_gradient = (
+    jax.grad(lambda table, f=f: (f(table) * weights).sum())(table)
+    for f in (
+      lambda table: attention.bias_by_comparison(table, distance, edges),
+      lambda table: attention.bias_from_table(table, positions, positions),
+    )
+  )
+  # The table's columns of a bucket are one parameter.
+  embed = lambda g: jax.vjp(
+    lambda p: layers.RelativePositionBiases(HEADS).apply(
+      {"params": {"rel_embedding": p}}, length, True
+    ),
+    jnp.asarray(random(HEADS, 32)),
+  )[1](g)[0]
+  np.testing.assert_allclose(
+    embed(gradient), embed(expected_gradient), rtol=1e-4, atol=1e-4
+  )
+
+
+def test_edges_are_where_t5_changes_its_bucket():
+  # Raffel et al.: 8 exact distances, then 8 buckets to 128, each 2^0.5 wider.
+  wide = [8 * 2 ** (i / 2) for i in range(1, 8)]
+  expected = [*range(1, 9), *(int(np.ceil(x)) for x in wide)]
+  assert list(layers.bucket_edges(512)) == sorted(set(expected))
+  assert layers.bucket_edges(10) == (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 def test_softmax_is_float32_in_bfloat16():

@@ -1,0 +1,1 @@
+"""Compiling for TPU slices that are not at hand, and what the compiler says."""

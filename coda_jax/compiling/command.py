@@ -1,0 +1,224 @@
+"""`--compile_for` of the entry points: what a run would need on a TPU slice."""
+
+import argparse
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import folders
+from coda_jax.compiling import plan, programs, report, variants
+from coda_jax.t5.network import Transformer
+from coda_jax.training import inputs, optimizers
+from coda_jax.training import logging as logging_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the command line asks for.
+
+  Attributes:
+    slices: such as ("v5e:2x4", "v5e:4x4"), the smallest first.
+    methods: of `variants.METHODS`; none takes the run's own.
+    reductions: r of the methods that route; none takes the run's own.
+    json_path: file to write the rows to, or None.
+  """
+
+  slices: tuple[str, ...]
+  methods: tuple[str, ...] = ()
+  reductions: tuple[float, ...] = ()
+  json_path: str | None = None
+
+
+def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
+  """Takes these options from a command line.
+
+  Args:
+    argv: the arguments.
+
+  Returns:
+    The options, None without --compile_for; and the arguments that are left.
+
+  Raises:
+    SystemExit: an option that can't be read (argparse).
+  """
+  parser = argparse.ArgumentParser(
+    prog="--compile_for", add_help=False, allow_abbrev=False
+  )
+  parser.add_argument("--compile_for", type=_words)
+  parser.add_argument("--compile_methods", type=_words, default=())
+  parser.add_argument("--compile_reductions", type=_numbers, default=())
+  parser.add_argument("--compile_json")
+  found, rest = parser.parse_known_args(argv)
+  if found.compile_for is None:
+    return None, list(argv)
+  return Options(
+    found.compile_for,
+    found.compile_methods,
+    found.compile_reductions,
+    found.compile_json,
+  ), rest
+
+
+def compile_training(
+  options: Options,
+  *,
+  model: Transformer,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+  learning_rate: optimizers.Schedule,
+  optimizer: optimizers.Optimizer = optimizers.adafactor,
+  trained_patterns: Sequence[str] = params_lib.ALL_PATTERNS,
+  frozen_dtype: str = "float32",
+  reductions: Sequence[float] = (),
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+  microbatches: int = 1,
+  mesh: Mapping[str, int] | None = None,
+) -> int:
+  """Compiles a step of `loop.train`, whose arguments these are."""
+  _check(task_feature_lengths, batch_size)
+
+  def step(variant: variants.Variant, mesh: Any) -> jax.stages.Traced:
+    return programs.train_step(
+      variant.model,
+      mesh,
+      optimizer(learning_rate),
+      trained_patterns=variant.trained_patterns,
+      task_feature_lengths=task_feature_lengths,
+      batch_size=batch_size,
+      frozen_dtype=frozen_dtype,
+      z_loss=z_loss,
+      label_smoothing=label_smoothing,
+      microbatches=microbatches,
+    )
+
+  given = variants.as_given(model, trained_patterns, reductions)
+  return _run(options, model, given, {"train": step}, mesh)
+
+
+def compile_evaluation(
+  options: Options,
+  *,
+  checkpoint_path: str,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+  initial_checkpoint_path: str | None = None,
+  reductions: Sequence[float] | None = None,
+  generate: Mapping[str, Any] | None = None,
+  dtype: str = "float32",
+  mesh: Mapping[str, int] | None = None,
+) -> int:
+  """Compiles what `evaluate.evaluate`, whose arguments these are, runs."""
+  _check(task_feature_lengths, batch_size)
+  shapes = {
+    "task_feature_lengths": task_feature_lengths,
+    "batch_size": batch_size,
+  }
+  model = _model(checkpoint_path, initial_checkpoint_path, dtype)
+  return _run(
+    options,
+    model,
+    variants.as_given(model, reductions=reductions or ()),
+    {
+      "loss": lambda one, mesh: programs.eval_step(one.model, mesh, **shapes),
+      "generate": _generation(generate, shapes),
+    },
+    mesh,
+  )
+
+
+def compile_inference(
+  options: Options,
+  *,
+  checkpoint_path: str,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+  initial_checkpoint_path: str | None = None,
+  reduction: float | None = None,
+  mode: str = "predict",
+  generate: Mapping[str, Any] | None = None,
+  dtype: str = "float32",
+  mesh: Mapping[str, int] | None = None,
+) -> int:
+  """Compiles what `predict.infer`, whose arguments these are, runs."""
+  _check(task_feature_lengths, batch_size)
+  shapes = {
+    "task_feature_lengths": task_feature_lengths,
+    "batch_size": batch_size,
+  }
+  model = _model(checkpoint_path, initial_checkpoint_path, dtype)
+  own = [] if reduction is None else [reduction]
+  run = {
+    "predict": _generation(generate, shapes),
+    "score": lambda one, mesh: programs.score(one.model, mesh, **shapes),
+  }
+  if mode not in run:
+    raise ValueError(f"MODE={mode!r}; expected one of {tuple(run)}")
+  given = variants.as_given(model, reductions=own)
+  return _run(options, model, given, {mode: run[mode]}, mesh)
+
+
+def _run(
+  options: Options,
+  model: Transformer,
+  given: Sequence[variants.Variant],
+  to_compile: plan.Programs,
+  mesh: Mapping[str, int] | None,
+) -> int:
+  """Compiles, prints and writes; returns the exit code."""
+  # No device is used; and a TPU that is at hand stays free.
+  jax.config.update("jax_platforms", "cpu")
+  if options.methods or options.reductions:
+    methods = options.methods or [given[0].method]
+    given = variants.by_methods(model, methods, options.reductions)
+  mesh = mesh or {"data": -1}
+  rows = []
+  for row in plan.compile_for(options.slices, given, to_compile, mesh):
+    rows.append(row)
+    took = logging_lib.format_seconds(row["compile_seconds"])
+    print(
+      f"{row['program']} of {row['method']}, r = {row['reduction']:g}, "
+      f"{row['slice']}: compiled in {took}",
+      flush=True,
+    )
+    if options.json_path:  # Each may take minutes, and the next one fail.
+      _write(options.json_path, rows)
+  print(report.table(rows))
+  print("\n".join(plan.summary(rows, options.slices)))
+  print(report.NOTE)
+  return 0 if plan.all_fit(rows) else 1
+
+
+def _write(path: str, rows: Sequence[report.Row]) -> None:
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump({"note": report.NOTE, "rows": list(rows)}, file, indent=2)
+    file.write("\n")
+
+
+def _model(path: str, backbone_path: str | None, dtype: str) -> Transformer:
+  """The model of the first checkpoint at `path`, without its parameters."""
+  config = folders.read_config(folders.find(path)[0], backbone_path)
+  return Transformer(dataclasses.replace(config, dtype=dtype))
+
+
+def _generation(generate: Mapping[str, Any] | None, shapes: Mapping[str, Any]):
+  run = functools.partial(programs.generate, **shapes, **(generate or {}))
+  return lambda variant, mesh: run(variant.model, mesh)
+
+
+def _check(lengths: Mapping[str, int], batch_size: int) -> None:
+  inputs.check_lengths(lengths)
+  inputs.check_counts(batch_size=batch_size)
+
+
+def _words(text: str) -> tuple[str, ...]:
+  return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+  return tuple(float(word) for word in _words(text))

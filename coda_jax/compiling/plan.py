@@ -1,0 +1,113 @@
+"""Compiles variants of a model for slices, until each has one that fits."""
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+from jax.sharding import Mesh
+
+from coda_jax import partitioning
+from coda_jax.compiling import report, topologies
+from coda_jax.compiling.variants import Variant
+
+# The name of a program, and how to trace it for a variant and a mesh.
+Programs = Mapping[str, Callable[[Variant, Mesh], jax.stages.Traced]]
+
+
+def compile_for(
+  slices: Sequence[str],
+  variants: Sequence[Variant],
+  programs: Programs,
+  mesh: Mapping[str, int],
+) -> Iterator[report.Row]:
+  """Compiles every variant's programs, slice after slice.
+
+  A variant whose programs all fit a slice is not compiled for those after it.
+
+  Args:
+    slices: names, the smallest first.
+    variants: of a model.
+    programs: that are run together.
+    mesh: {"data", "fsdp", "model"}, one of them -1 for what the slice has.
+
+  Yields:
+    A row of `report.measure` each time, with {"program", "method", "reduction",
+    "slice", "chips", "mesh"}.
+
+  Raises:
+    ModuleNotFoundError, ValueError: a slice, mesh, model or batch that do not
+      go together; before anything is compiled for it.
+  """
+  # All of them first: a slip in the last name should not cost an hour.
+  found = [topologies.get(name) for name in slices]
+  meshes = [partitioning.mesh_of(mesh, one.devices) for one in found]
+  left = list(variants)
+  for where, grid in zip(found, meshes, strict=True):
+    for variant in tuple(left):
+      fits = True
+      for name, trace in programs.items():
+        row = {
+          "program": name,
+          "method": variant.method,
+          "reduction": variant.reduction,
+          "slice": where.name,
+          "chips": len(where.devices),
+          "mesh": " x ".join(
+            f"{axis} {size}" for axis, size in grid.shape.items() if size > 1
+          )
+          or "none",
+          **report.measure(trace(variant, grid), where.chip, grid.size),
+        }
+        # A program of this size should not meet the next one in memory.
+        jax.clear_caches()
+        gc.collect()
+        fits = fits and row["fits"]
+        yield row
+      if fits:
+        left.remove(variant)
+    if not left:
+      return
+
+
+def summary(rows: Sequence[report.Row], slices: Sequence[str]) -> list[str]:
+  """A line for each method and r: the smallest slice that fits, and the time.
+
+  Args:
+    rows: of `compile_for`.
+    slices: that it was given.
+  """
+  lines = []
+  for label, of_label in _by_variant(rows).items():
+    last = [row for row in of_label if row["slice"] == of_label[-1]["slice"]]
+    if not all(row["fits"] for row in last):
+      most = max(row["peak_bytes"] for row in last)
+      lines.append(
+        f"{label}: does not fit {' or '.join(slices)}; on {last[0]['slice']} "
+        f"it needs {most / 2**30:.1f} GiB a chip of "
+        f"{last[0]['hbm_bytes'] / 2**30:.2f}"
+      )
+      continue
+    times = "; ".join(
+      f"{row['program']} {row['step_ms'][0]:.1f} to {row['step_ms'][1]:.1f} ms"
+      for row in last
+    )
+    lines.append(f"{label}: fits {last[0]['slice']}; {times}")
+  return lines
+
+
+def all_fit(rows: Sequence[report.Row]) -> bool:
+  """Whether every method and r found a slice that all its programs fit."""
+  return all(
+    all(row["fits"] for row in rows if row["slice"] == rows[-1]["slice"])
+    for rows in _by_variant(rows).values()
+  )
+
+
+def _by_variant(rows: Sequence[report.Row]) -> dict[str, list[report.Row]]:
+  found: dict[str, list[report.Row]] = {}
+  for row in rows:
+    r = row["reduction"]
+    label = row["method"] + ("" if math.isclose(r, 1) else f", r = {r:g}")
+    found.setdefault(label, []).append(row)
+  return found

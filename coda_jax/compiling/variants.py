@@ -1,0 +1,95 @@
+"""The same model by another method, for comparing what methods cost."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from coda_jax import params as params_lib
+from coda_jax.nn.config import CodaConfig, LoraConfig
+from coda_jax.t5.network import Transformer
+
+METHODS = ("full", "adapter", "lora", "coda", "coda_lora")
+
+
+class Variant(NamedTuple):
+  """A model and what is trained of it.
+
+  Attributes:
+    method: one of `METHODS`.
+    reduction: r; 1 where nothing is routed.
+    model: a `Transformer`.
+    trained_patterns: as of `params.split`.
+  """
+
+  method: str
+  reduction: float
+  model: Transformer
+  trained_patterns: Sequence[str]
+
+
+def as_given(
+  model: Transformer,
+  trained_patterns: Sequence[str] = params_lib.ALL_PATTERNS,
+  reductions: Sequence[float] = (),
+) -> list[Variant]:
+  """The model as it is, at its own r or at each of several."""
+  coda = model.config.coda
+  if not coda:
+    return [Variant("full", 1.0, model, trained_patterns)]
+  if not reductions:
+    return [Variant(coda.method, coda.reduction, model, trained_patterns)]
+  return [
+    Variant(
+      coda.method,
+      r,
+      Transformer(model.config.with_reduction(r)),
+      trained_patterns,
+    )
+    for r in reductions
+  ]
+
+
+def by_methods(
+  model: Transformer, methods: Sequence[str], reductions: Sequence[float]
+) -> list[Variant]:
+  """The model by each method, those that route at each r.
+
+  What a method needs and the model has, such as the width of adapters, is the
+  model's; what it lacks is as in configs/methods/.
+
+  Args:
+    model: a `Transformer`.
+    methods: of `METHODS`.
+    reductions: r of "coda" and "coda_lora"; none takes the model's own.
+
+  Raises:
+    ValueError: no such method.
+  """
+  own = model.config.coda or CodaConfig()
+  lora = own.lora or LoraConfig()
+  width = own.bottleneck_dim or CodaConfig().bottleneck_dim
+  found = []
+  for method in methods:
+    if method not in METHODS:
+      raise ValueError(
+        f"method {method!r}; expected some of {', '.join(METHODS)}"
+      )
+    routes = method in ("coda", "coda_lora")
+    for r in (reductions or (own.reduction,)) if routes else (1.0,):
+      coda = dataclasses.replace(
+        own,
+        reduction=r,
+        layer_reductions=own.layer_reductions if routes else (),
+        bottleneck_dim=0 if method == "lora" else width,
+        lora=lora if method.endswith("lora") else None,
+      )
+      config = dataclasses.replace(
+        model.config, coda=None if method == "full" else coda
+      )
+      patterns = (
+        params_lib.ALL_PATTERNS
+        if method == "full"
+        else params_lib.TASK_PATTERNS
+      )
+      found.append(Variant(method, float(r), Transformer(config), patterns))
+  return found

@@ -1,0 +1,98 @@
+"""Layers in a loop against the same layers one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import coda_jax
+from coda_jax import params as params_lib
+from coda_jax import testing
+from coda_jax.nn.config import CodaConfig
+from coda_jax.t5 import looped
+from coda_jax.t5.network import Transformer
+
+SMALL = {"num_encoder_layers": 3, "num_decoder_layers": 2}
+
+
+def model_of(coda, **fields):
+  return Transformer(testing.tiny_config(**SMALL, coda=coda, **fields))
+
+
+@pytest.mark.parametrize("coda", [None, CodaConfig(2.0)])
+@pytest.mark.parametrize("remat", [False, True])
+def test_loop_gives_the_same_numbers_and_gradients(coda, remat):
+  plain = model_of(coda)
+  loop = model_of(coda, scan_layers=True, remat=remat)
+  params = testing.random_params(plain)
+  shapes = testing.random_params(loop)
+  assert params_lib.flatten(shapes).keys() == params_lib.flatten(params).keys()
+  batch = testing.token_batch(48)
+
+  @jax.jit
+  def gradients(params):
+    return [
+      jax.value_and_grad(
+        lambda p, m=m: jnp.square(
+          m.apply({"params": p}, **batch, enable_dropout=False)
+        ).mean()
+      )(params)
+      for m in (plain, loop)
+    ]
+
+  (loss, gradient), (loop_loss, loop_gradient) = gradients(params)
+  np.testing.assert_allclose(loop_loss, loss, rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    loop_gradient,
+    gradient,
+  )
+
+
+def test_routing_and_answers_are_the_same():
+  plain, loop = (
+    model_of(CodaConfig(2.0), scan_layers=s) for s in (False, True)
+  )
+  params = testing.random_params(plain)
+  tokens = testing.token_batch(48)["encoder_input_tokens"]
+  one, other = (
+    m.apply(
+      {"params": params},
+      tokens,
+      enable_dropout=False,
+      return_routing=True,
+      method="encode",
+    )
+    for m in (plain, loop)
+  )
+  np.testing.assert_allclose(one[0], other[0], rtol=1e-4, atol=1e-5)
+  assert len(other[1]) == 3
+  for a, b in zip(one[1], other[1], strict=True):
+    np.testing.assert_array_equal(a.indices, b.indices)
+  answers = [
+    coda_jax.generate(m, params, tokens, max_length=5).tokens
+    for m in (plain, loop)
+  ]
+  np.testing.assert_array_equal(*answers)
+
+
+def test_each_layer_has_keys_of_its_own():
+  def apply(params, x, rngs):
+    return x * params, jax.random.key_data(rngs["dropout"])
+
+  x, keys = looped.apply_layers(
+    apply,
+    [jnp.float32(i) for i in (2, 3, 5)],
+    {"dropout": jax.random.key(0)},
+    x=jnp.ones(()),
+    remat=False,
+  )
+  assert x == 30 and len(np.unique(np.stack(keys), axis=0)) == 3
+
+
+@pytest.mark.parametrize(
+  "coda", [CodaConfig(2.0, ((1, 3.0),)), CodaConfig(2.0, router="random")]
+)
+def test_layers_that_differ_are_refused(coda):
+  with pytest.raises(ValueError, match=r"alike.*set scan_layers=False"):
+    model_of(coda, scan_layers=True)
