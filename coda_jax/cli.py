@@ -59,13 +59,13 @@ def run(
     configure(argv, program, description)
     bound = configured(function)
   except _GIN_ERRORS as error:
-    return _fail(error, program, 2)
+    return fail(error, program, 2)
   try:
     bound()
   except (ValueError, OSError, ModuleNotFoundError) as error:
-    return _fail(error, program, 2)
+    return fail(error, program, 2)
   except FloatingPointError as error:
-    return _fail(error, program, 1)
+    return fail(error, program, 1)
   return 0
 
 
@@ -233,8 +233,8 @@ def write_config(macro: str) -> None:
   (folder / "config.gin").write_text(gin.config_str())
 
 
-def _fail(error: BaseException, program: str, code: int) -> int:
-  """Reports an error on stderr in one message."""
+def fail(error: BaseException, program: str, code: int) -> int:
+  """Reports an error on stderr in one message, and returns the exit code."""
   if os.environ.get("CODA_JAX_TRACEBACK"):
     raise error
   # What is wrong comes first; then gin adds where it was calling from.

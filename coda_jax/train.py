@@ -5,25 +5,46 @@ python -m coda_jax.train --gin_file=experiments/tiny_pretrain.gin \
 
 With --dry_run it builds everything, says what the run would do and cost, and
 stops; nothing is written.
+
+Of several processes, each is started with --distributed where the platform
+tells jax of the others (TPU pods, Slurm), and elsewhere with
+--coordinator_address=HOST:PORT, of the first one, --num_processes=N and
+--process_id=I.
 """
 
+import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
 from coda_jax import cli
-from coda_jax.training import loop
+from coda_jax.training import hosts, loop
+
+_PROGRAM = "python -m coda_jax.train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `loop.train` with the bindings of the command line."""
-  argv = list(sys.argv[1:] if argv is None else argv)
-  dry_run = "--dry_run" in argv
-  if dry_run:
-    argv[argv.index("--dry_run")] = "--gin.loop.train.dry_run=True"
-  code = cli.run(loop.train, "python -m coda_jax.train", __doc__, argv)
-  if code != 2 and not dry_run:  # Bad input leaves no trace.
-    cli.write_config("MODEL_DIR")
-  return code
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument("--dry_run", action="store_true")
+  parser.add_argument("--distributed", action="store_true")
+  parser.add_argument("--coordinator_address")
+  parser.add_argument("--num_processes", type=int)
+  parser.add_argument("--process_id", type=int)
+  args, rest = parser.parse_known_args(argv)
+  if args.dry_run:
+    rest.append("--gin.loop.train.dry_run=True")
+  where = (args.coordinator_address, args.num_processes, args.process_id)
+  several = args.distributed or any(x is not None for x in where)
+  try:
+    with hosts.joined(*where) if several else contextlib.nullcontext():
+      code = cli.run(loop.train, _PROGRAM, __doc__, rest)
+      # Bad input leaves no trace.
+      if code != 2 and not args.dry_run and hosts.is_first():
+        cli.write_config("MODEL_DIR")
+      return code
+  except ValueError as error:
+    return cli.fail(error, _PROGRAM, 2)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command on every host of a Cloud TPU pod slice: see docs/t5x.md.
+# Runs a command on every host of a Cloud TPU pod slice: see
+# docs/partitioning.md, and docs/t5x.md.
 #
 #   scripts/launch_tpu_pod.sh ACTION --name POD --zone ZONE [options] [-- COMMAND]
 #

@@ -1,4 +1,4 @@
-"""What every test relies on: strict JAX on two CPU devices, and no network."""
+"""What every test relies on: strict JAX on 8 CPU devices, and no network."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

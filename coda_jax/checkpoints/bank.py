@@ -11,6 +11,7 @@ from jax import Array
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter
+from coda_jax.nn import sharding
 from coda_jax.t5.network import Transformer
 
 
@@ -124,7 +125,7 @@ class AdapterBank:
       ),
       dict(self.trained),
     )
-    return jax.vmap(one)(chosen, *batch)
+    return sharding.map_examples(one, chosen, *batch)
 
   def _with(self, names, change, *others):
     trained = jax.tree.map(change, self.trained, *others)

@@ -5,20 +5,38 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf
 
 
-def init_params(model: Any, key: jax.Array) -> dict[str, Any]:
-  """Fresh parameters of a `Transformer`, a nested dict of float32 arrays."""
-  return jax.jit(lambda key: _init(model, key))(key)
+def init_params(
+  model: Any, key: jax.Array, shardings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+  """Fresh parameters of a `Transformer`, a nested dict of float32 arrays.
+
+  Args:
+    model: a `Transformer`.
+    key: of the random numbers, which do not depend on the shardings.
+    shardings: the tree of `partitioning.shardings`; each device then makes what
+      it holds. None for one device.
+  """
+  init = jax.jit(lambda key: _init(model, key), out_shardings=shardings)
+  return init(key)
 
 
 def abstract_params(model: Any) -> dict[str, Any]:
   """The shapes and dtypes of `init_params`, without computing anything."""
   return jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+
+
+def logical_axes(model: Any) -> dict[str, tuple[str, ...]]:
+  """{parameter path: its logical axes}, one name a dimension."""
+  variables = jax.eval_shape(lambda: _variables(model, jax.random.key(0)))
+  axes = params_lib.flatten(variables["params_axes"])
+  return {path.removesuffix("_axes"): x.names for path, x in axes.items()}
 
 
 def from_leaves(
@@ -28,6 +46,7 @@ def from_leaves(
   source: str,
   *,
   dtype: Any = jnp.float32,
+  shardings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The parameters of a model from a checkpoint's leaves.
 
@@ -40,6 +59,8 @@ def from_leaves(
     key: for what is initialised.
     source: the checkpoint's name, for messages.
     dtype: of the parameters.
+    shardings: the tree of `partitioning.shardings`; each process then reads
+      what its devices hold, a leaf at a time. None for one device.
 
   Raises:
     ValueError: a backbone leaf is missing on either side or has another shape;
@@ -55,18 +76,46 @@ def from_leaves(
 
   def init_missing(key: jax.Array) -> dict[str, Any]:
     # What is not returned is not computed either.
-    fresh = params_lib.flatten(_init(model, key))
-    return {path: fresh[path].astype(dtype) for path in missing}
+    every = params_lib.flatten(_init(model, key))
+    return {path: every[path].astype(dtype) for path in missing}
 
-  params = jax.jit(init_missing)(key) if missing else {}
+  places = params_lib.flatten(shardings) if shardings else {}
+  fresh = {}
+  if missing:
+    out = {path: places.get(path) for path in missing}
+    fresh = jax.jit(init_missing, out_shardings=out)(key)
   return params_lib.unflatten(
     {
-      path: params[path]
+      path: fresh[path]
       if path in missing
-      else jnp.asarray(leaves[path].read(), dtype)
+      else place(leaves[path].astype(dtype), places.get(path))
       for path in expected
     }
   )
+
+
+def place(leaf: Leaf, sharding: Any | None) -> jax.Array:
+  """Reads a leaf onto the devices, each block of it once in each process.
+
+  Args:
+    leaf: of any shape.
+    sharding: where it is to be; None is the default device.
+  """
+  if sharding is None or sharding.is_fully_replicated or leaf.read_at is None:
+    whole = leaf.read()
+    if sharding is None:
+      return jnp.asarray(whole)
+    return jax.make_array_from_callback(
+      leaf.shape, sharding, lambda index: whole[index]
+    )
+  blocks: dict[str, np.ndarray] = {}
+
+  def read(index: tuple[slice, ...]) -> np.ndarray:
+    if str(index) not in blocks:
+      blocks[str(index)] = leaf.read_at(index)
+    return blocks[str(index)]
+
+  return jax.make_array_from_callback(leaf.shape, sharding, read)
 
 
 def is_added(path: str) -> bool:
@@ -75,7 +124,10 @@ def is_added(path: str) -> bool:
 
 
 def _init(model: Any, key: jax.Array) -> dict[str, Any]:
+  return _variables(model, key)["params"]
+
+
+def _variables(model: Any, key: jax.Array) -> dict[str, Any]:
   # No shape depends on the length, as long as every layer has a token.
   tokens = jnp.ones((1, 8), jnp.int32)
-  variables = model.init(key, tokens, tokens, tokens, enable_dropout=False)
-  return variables["params"]
+  return model.init(key, tokens, tokens, tokens, enable_dropout=False)

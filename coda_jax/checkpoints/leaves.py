@@ -27,8 +27,8 @@ class Leaf:
     shape: of the array.
     dtype: of the array; bfloat16 is that of ml_dtypes.
     read: returns it.
-    read_at: returns it at an index, without reading the rest; None where its
-      file can't do that.
+    read_at: returns it at an index, a slice for each axis or what NumPy takes
+      besides, without reading the rest; None where its file can't do that.
   """
 
   shape: tuple[int, ...]
@@ -52,25 +52,32 @@ class Leaf:
     return Leaf(shape, self.dtype, lambda: read_at(index))
 
   def transposed(self) -> "Leaf":
-    """The same array with its axes turned around."""
-    return Leaf(self.shape[::-1], self.dtype, lambda: self.read().T)
+    """The same array with its axes turned around; read in blocks only."""
+    return self._mapped(
+      lambda x: x.T, shape=self.shape[::-1], index=lambda i: tuple(i)[::-1]
+    )
 
   def astype(self, dtype: Any) -> "Leaf":
     """The same array in another dtype."""
     dtype = jnp.dtype(dtype)
     if dtype == self.dtype:
       return self
-    return Leaf(self.shape, dtype, lambda: self.read().astype(dtype))
+    return self._mapped(lambda x: x.astype(dtype), dtype=dtype)
 
   def times(self, factor: float) -> "Leaf":
     """The same array, scaled."""
+    # In float32, so that bfloat16 is rounded once.
+    return self._mapped(
+      lambda x: (x.astype(np.float32) * np.float32(factor)).astype(self.dtype)
+    )
+
+  def _mapped(self, change, *, shape=None, dtype=None, index=lambda i: i):
+    read_at = self.read_at
     return Leaf(
-      self.shape,
-      self.dtype,
-      # In float32, so that bfloat16 is rounded once.
-      lambda: (self.read().astype(np.float32) * np.float32(factor)).astype(
-        self.dtype
-      ),
+      self.shape if shape is None else shape,
+      dtype or self.dtype,
+      lambda: change(self.read()),
+      read_at and (lambda i: change(read_at(index(i)))),
     )
 
 

@@ -57,6 +57,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Leaf]:
         tuple(view.get_shape()),
         _DTYPES[view.get_dtype()],
         lambda name=name: _read_one(path, name),
+        lambda index, name=name: _read_part(path, name, index),
       )
   return leaves
 
@@ -133,6 +134,11 @@ def shards(
 def _read_one(path: pathlib.Path, name: str) -> np.ndarray:
   with _opened(path) as file:
     return file.get_tensor(name)
+
+
+def _read_part(path: pathlib.Path, name: str, index: Any) -> np.ndarray:
+  with _opened(path) as file:
+    return file.get_slice(name)[index]
 
 
 @contextlib.contextmanager

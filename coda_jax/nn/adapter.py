@@ -10,7 +10,7 @@ from flax.linen import partitioning
 from jax import Array
 from jax.typing import DTypeLike
 
-from coda_jax.nn import config
+from coda_jax.nn import config, sharding
 
 _fan_in_init = nn.initializers.variance_scaling(
   1.0, "fan_in", "truncated_normal"
@@ -41,7 +41,8 @@ class Factor(nn.Module):
       jnp.float32,
       axes=self.kernel_axes,
     )
-    return x.astype(self.dtype) @ kernel.astype(self.dtype)
+    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    return sharding.constrain(y, self.kernel_axes[1])
 
 
 class Adapter(nn.Module):

@@ -81,12 +81,18 @@ def scatter(z: Array, indices: Array, length: int) -> Array:
   """
   batch, k, dim = z.shape
   # [batch, k] -> [batch, length]: the slot of each position, k for none.
-  slots = jnp.full((batch, length), k, jnp.int32)
-  slots = slots.at[jnp.arange(batch)[:, None], indices].set(
-    jnp.arange(k, dtype=jnp.int32)[None, :],
-    mode="promise_in_bounds",
-    unique_indices=True,
-  )
+  # Mapped, not indexed, over the batch, so that XLA can partition it.
+  slots = jax.vmap(
+    lambda row: (
+      jnp.full((length,), k, jnp.int32)
+      .at[row]
+      .set(
+        jnp.arange(k, dtype=jnp.int32),
+        mode="promise_in_bounds",
+        unique_indices=True,
+      )
+    )
+  )(indices)
   padded = jnp.concatenate([z, jnp.zeros((batch, 1, dim), z.dtype)], axis=1)
   return gather(padded, slots)
 

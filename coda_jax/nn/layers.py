@@ -16,7 +16,7 @@ from flax.linen import partitioning
 from jax import Array
 from jax.typing import DTypeLike
 
-from coda_jax.nn import adapter, config
+from coda_jax.nn import adapter, config, sharding
 
 Initializer = nn.initializers.Initializer
 
@@ -49,7 +49,7 @@ class RMSNorm(nn.Module):
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt(mean_square + self.epsilon)
     scale = jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))
-    return (x * scale).astype(self.dtype)
+    return sharding.constrain((x * scale).astype(self.dtype), "embed")
 
 
 class DenseGeneral(nn.Module):
@@ -85,7 +85,7 @@ class DenseGeneral(nn.Module):
       y += adapter.Lora(
         self.lora, self.features, self.kernel_axes, self.dtype, name="lora"
       )(x)
-    return y
+    return sharding.constrain(y, self.kernel_axes[1])
 
 
 class MlpBlock(nn.Module):
@@ -121,7 +121,7 @@ class MlpBlock(nn.Module):
     h = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
       h, deterministic=deterministic
     )
-    h = partitioning.with_sharding_constraint(h, ("batch", "length", "mlp"))
+    h = sharding.constrain(h, "mlp")
     return dense(x.shape[-1], ("mlp", "embed"), name="wo")(h)
 
 
@@ -152,7 +152,7 @@ class Embed(nn.Module):
     # t5x initialises its models with tokens that are floating point.
     tokens = tokens.astype(jnp.int32)
     x = jnp.take(self.embedding, tokens, axis=0, mode="clip")
-    return x.astype(self.dtype)
+    return sharding.constrain(x.astype(self.dtype), "embed")
 
   def attend(self, x: Array) -> Array:
     """[..., features] -> float32 [..., num_embeddings]: x embedding^T."""

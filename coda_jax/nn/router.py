@@ -16,7 +16,7 @@ from flax.linen import partitioning
 from jax import Array
 
 from coda_jax import soft_topk
-from coda_jax.nn import config
+from coda_jax.nn import config, sharding
 
 
 @flax.struct.dataclass
@@ -63,7 +63,7 @@ def select(
     k = capacity(n, r): the best token first; padding scores -inf.
   """
   k = capacity(scores.shape[-1], reduction)
-  largest, indices = jax.lax.top_k(jnp.where(mask, scores, -jnp.inf), k)
+  largest, indices = sharding.top_k(jnp.where(mask, scores, -jnp.inf), k)
   slot_mask = jnp.arange(k)[None, :] < budget(mask, reduction)[:, None]
   return largest, indices, slot_mask
 

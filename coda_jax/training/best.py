@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from coda_jax.checkpoints import files
+from coda_jax.training import hosts
 
 MODES = ("max", "min")
 
@@ -32,17 +33,20 @@ class Best:
       raise ValueError(f"best_mode={mode!r}; expected one of {MODES}")
     self._folder = Path(model_dir) / "best"
     self._metric, self._sign = metric, 1 if mode == "max" else -1
-    self.step, self._value = None, None
+    self.step, self._value = hosts.from_first(self._read)
+
+  def _read(self) -> tuple[int | None, float | None]:
     files.recover(self._folder)
     record = self._folder / "metrics.json"
-    if record.exists():
-      found = json.loads(record.read_text("utf-8"))
-      if found["metric"] != metric:
-        raise ValueError(
-          f"{record} is of the metric {found['metric']!r}, and best_metric is "
-          f"{metric!r}; choose one of them, or another MODEL_DIR"
-        )
-      self.step, self._value = found["step"], found["results"][metric]
+    if not record.exists():
+      return None, None
+    found = json.loads(record.read_text("utf-8"))
+    if found["metric"] != self._metric:
+      raise ValueError(
+        f"{record} is of the metric {found['metric']!r}, and best_metric is "
+        f"{self._metric!r}; choose one of them, or another MODEL_DIR"
+      )
+    return found["step"], found["results"][self._metric]
 
   def update(
     self,
@@ -55,7 +59,8 @@ class Best:
     Args:
       step: of the evaluation.
       results: what it measured.
-      save: writes the model into a folder.
+      save: writes the model into a folder; called in every process, and the
+        first one's folder counts.
 
     Returns:
       Whether they are.
@@ -71,10 +76,14 @@ class Best:
     value = results[self._metric]
     if self._value is not None and (value - self._value) * self._sign <= 0:
       return False
-    # Whole or not at all: the metrics and the model that they are of.
-    with files.aside(self._folder) as folder:
-      save(folder)
+    if hosts.is_first():
+      # Whole or not at all: the metrics and the model that they are of.
       record = {"step": step, "metric": self._metric, "results": dict(results)}
-      (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
+      with files.aside(self._folder) as folder:
+        save(folder)
+        file = folder / "metrics.json"
+        file.write_text(json.dumps(record, indent=2) + "\n")
+    else:
+      save(self._folder)
     self.step, self._value = step, value
     return True

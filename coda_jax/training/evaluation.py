@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.sharding import NamedSharding
 
-from coda_jax.training import inputs, steps
+from coda_jax import partitioning
+from coda_jax.training import hosts, inputs, steps
 
 
 class Evaluation:
@@ -30,6 +32,7 @@ class Evaluation:
     num_examples: int | None = None,
     predict: bool = True,
     generate: Mapping[str, Any] | None = None,
+    sharding: NamedSharding | None = None,
   ):
     """Prepares.
 
@@ -42,6 +45,8 @@ class Evaluation:
       num_examples: the first so many of the split; None for all.
       predict: also generate, and compute the task's own metrics.
       generate: arguments of `coda_jax.generate`, such as {"method": "beam"}.
+      sharding: of batches, `partitioning.batch_sharding`; None for one device.
+        Of several processes, each reads all examples and computes its share.
     """
     self._model = model
     self._name = mixture_or_task_name
@@ -50,6 +55,7 @@ class Evaluation:
     self._batch_size = batch_size
     self._num_examples = num_examples
     self._step = steps.make_eval_step(model)
+    self._sharding = sharding
     self._generate = dict(generate or {})
     self._evaluator = self._make_evaluator() if predict else None
 
@@ -101,7 +107,9 @@ class Evaluation:
     )
     sums: dict[str, float] = {}
     for batch in batches:
-      for name, value in jax.device_get(self._step(params, batch)).items():
+      for name, value in jax.device_get(
+        self._step(params, self._place(batch))
+      ).items():
         sums[name] = sums.get(name, 0.0) + float(value)
     if not sums:
       raise ValueError(
@@ -113,6 +121,14 @@ class Evaluation:
       name: value / (targets if name in ("loss", "token_accuracy") else tokens)
       for name, value in sums.items()
     }
+
+  def _place(self, batch: inputs.Batch) -> Mapping[str, Any]:
+    if self._sharding is None:
+      return batch
+    rows = np.arange(self._batch_size)
+    return partitioning.place_batch(
+      batch, self._batch_size, rows, self._sharding
+    )
 
   def _make_evaluator(self):
     import seqio
@@ -179,7 +195,7 @@ class Evaluation:
       results = []
       batches = dataset.batch(self._batch_size).as_numpy_iterator()
       for indices, features in batches:
-        batch = inputs.pad_batch(features, self._batch_size)
+        batch = self._place(inputs.pad_batch(features, self._batch_size))
         decoded = decoding.generate(
           self._model,
           params,
@@ -188,7 +204,7 @@ class Evaluation:
           **self._generate,
         )
         # The rows that filled up the batch have no index.
-        tokens = np.asarray(decoded.tokens)[: len(indices)]
+        tokens = hosts.fetch(decoded.tokens)[: len(indices)]
         results += zip(indices.tolist(), tokens.tolist(), strict=True)
       return results
 

@@ -118,6 +118,7 @@ def train_batches(
   seed: int,
   skip: int = 0,
   pack: bool = False,
+  rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """Endless shuffled batches, the same for the same seed.
 
@@ -128,6 +129,8 @@ def train_batches(
     seed: of the shuffle and of random preprocessors.
     skip: batches to leave out, those that a resumed run has already seen.
     pack: put several short examples into one row.
+    rows: those of each batch to yield; None for all. Which process has which
+      rows then changes nothing in the batches, nor does their number.
 
   Raises:
     OSError: as `readable`.
@@ -138,7 +141,8 @@ def train_batches(
   )
   dataset = dataset.batch(batch_size, drop_remainder=True).skip(skip)
   with readable(name, "train"):
-    yield from dataset.prefetch(8).as_numpy_iterator()
+    for batch in dataset.prefetch(8).as_numpy_iterator():
+      yield batch if rows is None else {n: x[rows] for n, x in batch.items()}
   raise ValueError(f"split 'train' of {name!r} has no examples")
 
 

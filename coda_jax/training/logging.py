@@ -5,11 +5,12 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from coda_jax import analysis
 from coda_jax import params as params_lib
@@ -17,6 +18,8 @@ from coda_jax.checkpoints import files
 from coda_jax.t5.config import T5Config
 
 METRICS_FILE = "metrics.jsonl"
+
+_NORMS = ("grad_norm", "update_norm")
 
 
 def model_table(
@@ -173,6 +176,44 @@ class Logger:
       self._bar.close()
     self._tensorboard.close()
     self._lines.close()
+
+
+class Silent:
+  """What the other processes of a run have where the first has a `Logger`."""
+
+  def __getattr__(self, name: str) -> Callable[..., None]:
+    return lambda *args, **kwargs: None
+
+
+def summarize(
+  history: Sequence[Mapping[str, Any]], done: int
+) -> dict[str, float]:
+  """Means over the steps since the last report, per target token.
+
+  Args:
+    history: the metrics of each step, of `steps.make_train_step`.
+    done: the last of them.
+
+  Raises:
+    FloatingPointError: a loss or a norm is not finite.
+  """
+  first = done - len(history) + 1
+  for step, metrics in enumerate(history, first):
+    watched = {name: metrics[name] for name in ("loss", *_NORMS)}
+    if not all(np.isfinite(value) for value in watched.values()):
+      raise FloatingPointError(
+        f"step {step}: training has diverged: {format_scalars(watched)}. What "
+        "was saved before is kept. Lower the learning rate, lengthen the "
+        "warm-up, or set clip_norm of the optimizer; then start again to "
+        "resume from the last checkpoint"
+      )
+  weights = np.array([float(m["target_tokens"]) for m in history])
+  weights = np.maximum(weights, 1e-9)
+  means = {
+    name: float(np.average([float(m[name]) for m in history], weights=weights))
+    for name in ("loss", "token_accuracy", *_NORMS)
+  }
+  return {**means, "tokens": np.mean([float(m["tokens"]) for m in history])}
 
 
 def format_seconds(seconds: float) -> str:

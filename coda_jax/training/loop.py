@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import adapter as adapter_files
-from coda_jax.checkpoints import formats, initialise
-from coda_jax.checkpoints import state as model_files
+from coda_jax import partitioning
 from coda_jax.training import (
   elastic,
+  hosts,
   inputs,
   logging,
   optimizers,
   plan,
   process,
+  setup,
   state,
   steps,
 )
@@ -28,11 +27,11 @@ from coda_jax.training.evaluation import Evaluation
 from coda_jax.training.logging import (
   Logger,
   Rate,
+  Silent,
   format_scalars,
   model_table,
+  summarize,
 )
-
-_NORMS = ("grad_norm", "update_norm")
 
 # Of each task, in TensorBoard after an evaluation.
 _SHOWN_EXAMPLES = 4
@@ -71,6 +70,7 @@ def train(
   profile_steps: tuple[int, int] | None = None,
   dry_run: bool = False,
   save_dtype: str = "float32",
+  mesh: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
   """Trains, evaluates and saves; resumes what `model_dir` has begun.
 
@@ -117,6 +117,9 @@ def train(
     dry_run: build everything, say what the run would do and cost, and stop;
       nothing is written.
     save_dtype: of `model/`, "float32" or "bfloat16".
+    mesh: {"data", "fsdp", "model": how many devices}, as for
+      `partitioning.make_mesh`; None is one device, or all devices of several
+      processes, for different examples.
 
   Returns:
     What the last evaluation measured; empty without one.
@@ -140,11 +143,23 @@ def train(
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
   profile = logging.Profile(model_dir, profile_steps)
-  init_key, train_key = jax.random.split(jax.random.key(seed))
-  params = _initial_params(model, init_key, initial_checkpoint_path)
-  trained, frozen = params_lib.split(params, trained_patterns)
+  devices = setup.make_mesh(mesh or {})
+  partitioning.check_batch(
+    batch_size // microbatches, devices, "batch_size / microbatches"
+  )
+  partitioning.check_batch(
+    eval_batch_size or batch_size, devices, "eval_batch_size"
+  )
   transform = optimizer(learning_rate)
-  current = state.TrainState.create(trained, transform)
+  start = setup.start(
+    model,
+    transform,
+    devices,
+    trained_patterns=trained_patterns,
+    initial_checkpoint_path=initial_checkpoint_path,
+    seed=seed,
+  )
+  current, frozen = start.state, start.frozen
   train_step = {
     r: steps.make_train_step(
       type(model)(model.config.with_reduction(r)) if reductions else model,
@@ -152,22 +167,32 @@ def train(
       z_loss=z_loss,
       label_smoothing=label_smoothing,
       microbatches=microbatches,
+      shardings=start.shardings,
     )
     for r in reductions or (None,)
   }
-  read_batches = functools.partial(
-    inputs.train_batches,
-    mixture_or_task_name,
-    lengths=task_feature_lengths,
-    batch_size=batch_size,
-    seed=seed,
-    pack=pack,
+  sharding = partitioning.batch_sharding(devices)
+  rows = partitioning.rows_here(batch_size, sharding)
+
+  def read_batches(skip: int = 0):
+    found = inputs.train_batches(
+      mixture_or_task_name,
+      lengths=task_feature_lengths,
+      batch_size=batch_size,
+      seed=seed,
+      skip=skip,
+      pack=pack,
+      rows=rows,
+    )
+    return setup.placed(found, batch_size, rows, sharding)
+
+  table = model_table(
+    model.config, task_feature_lengths, current.trained, frozen
   )
-  table = model_table(model.config, task_feature_lengths, trained, frozen)
+  table += f"\n{setup.describe(devices)}"
   if dry_run:
-    print(table)
-    print(
-      plan.describe(
+    with partitioning.under(devices):
+      planned = plan.describe(
         train_step,
         current,
         frozen,
@@ -175,9 +200,14 @@ def train(
         steps=train_steps,
         num_examples=inputs.num_examples(mixture_or_task_name, "train"),
       )
-    )
+    if hosts.is_first():
+      print(f"{table}\n{planned}")
     return {}
-  with process.alone_in(model_dir), process.StopRequest() as stop:
+  with (
+    partitioning.under(devices),
+    process.alone_in(model_dir),
+    process.StopRequest() as stop,
+  ):
     checkpoints = state.Checkpoints(model_dir, keep=keep)
     current = checkpoints.restore(current)
     first_step = int(current.step)
@@ -193,11 +223,16 @@ def train(
         num_examples=eval_examples,
         predict=predict,
         generate=generate,
+        sharding=sharding,
       )
     batches = read_batches(skip=first_step)
-    logger = Logger(model_dir, first_step=first_step, steps=train_steps)
+    logger = (
+      Logger(model_dir, first_step=first_step, steps=train_steps)
+      if hosts.is_first()
+      else Silent()
+    )
     logger.say(table)
-    save = functools.partial(_save, model, frozen, dtype=save_dtype)
+    save = functools.partial(setup.save, model, frozen, dtype=save_dtype)
     results: dict[str, float] = {}
     pending: list[Any] = []
     compiled = set()
@@ -226,7 +261,7 @@ def train(
     try:
       if first_step:
         logger.say(f"resuming {model_dir} after step {first_step}")
-        results = logger.written(first_step, "eval")
+        results = hosts.from_first(lambda: logger.written(first_step, "eval"))
         if is_evaluated(first_step) and not results:
           results = evaluate(first_step)
       for done in range(first_step + 1, train_steps + 1):
@@ -244,17 +279,17 @@ def train(
           else None
         )
         with profile.step(done):
-          current, metrics = train_step[r](current, frozen, batch, train_key)
+          current, metrics = train_step[r](current, frozen, batch, start.key)
         pending.append(metrics)
         last = done == train_steps
-        stopping = stop.requested  # Once: the signal may come at any line.
+        stopping = stop.after(done)  # Once: the signal may come any time.
         evaluates = is_evaluated(done)
         saves = (
           last or evaluates or stopping or _is_due(done, checkpoint_period)
         )
         if saves or _is_due(done, log_period):
           # Fetching waits for the device: only here does the host look.
-          summary = _summarize(jax.device_get(pending), done)
+          summary = summarize(jax.device_get(pending), done)
           summary["learning_rate"] = float(learning_rate(done - 1))
           speed, summary["data_wait_share"] = rate.measure(done)
           summary["steps_per_second"] = speed
@@ -295,46 +330,3 @@ def _is_stalled(best: int | None, step: int, patience: int | None) -> bool:
 
 def _is_due(step: int, period: int) -> bool:
   return period > 0 and step % period == 0
-
-
-def _summarize(history: Sequence[Mapping[str, Any]], done: int):
-  """Means over the steps since the last report; refuses what is not finite."""
-  first = done - len(history) + 1
-  for step, metrics in enumerate(history, first):
-    watched = {name: metrics[name] for name in ("loss", *_NORMS)}
-    if not all(np.isfinite(value) for value in watched.values()):
-      raise FloatingPointError(
-        f"step {step}: training has diverged: {format_scalars(watched)}. What "
-        "was saved before is kept. Lower the learning rate, lengthen the "
-        "warm-up, or set clip_norm of the optimizer; then start again to "
-        "resume from the last checkpoint"
-      )
-  weights = np.array([float(m["target_tokens"]) for m in history])
-  weights = np.maximum(weights, 1e-9)
-  means = {
-    name: float(np.average([float(m[name]) for m in history], weights=weights))
-    for name in ("loss", "token_accuracy", *_NORMS)
-  }
-  return {**means, "tokens": np.mean([float(m["tokens"]) for m in history])}
-
-
-def _initial_params(model: nn.Module, key: jax.Array, path: str | None):
-  if path is None:
-    return initialise.init_params(model, key)
-  _, leaves = formats.read(path)
-  return initialise.from_leaves(model, leaves, key, str(path))
-
-
-def _save(
-  model: nn.Module, frozen: Any, trained: Any, folder: Path, *, dtype: str
-) -> Path:
-  """Writes what was trained: only what a task owns, or else a whole model."""
-  params = params_lib.merge(trained, frozen)
-  if all(
-    params_lib.is_trained(path, params_lib.TASK_PATTERNS)
-    for path in params_lib.flatten(trained)
-  ):
-    adapter_files.save_adapter(folder / "adapter", model, params)
-    return folder / "adapter"
-  model_files.save_model(folder / "model", model.config, params, dtype=dtype)
-  return folder / "model"

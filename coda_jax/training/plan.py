@@ -17,7 +17,7 @@ def describe(
   train_steps: Mapping[float | None, Callable[..., Any]],
   state: TrainState,
   frozen: Any,
-  batch: Mapping[str, np.ndarray],
+  batch: Mapping[str, jax.Array],
   *,
   steps: int,
   num_examples: int | None,

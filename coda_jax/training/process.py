@@ -11,18 +11,31 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+from jax.experimental import multihost_utils
+
+from coda_jax.training import hosts
+
 _LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
-  """Keeps other processes of this machine out of a folder, which it makes.
+  """Keeps other runs of this machine out of a folder, which it makes.
 
-  The system frees the lock when the process ends, however it ends.
+  Of several processes that train together, the first holds the lock for all.
+  The system frees it when the process ends, however it ends.
 
   Raises:
-    ValueError: another process is in it.
+    ValueError: another run is in it.
   """
+  with contextlib.ExitStack() as stack:
+    hosts.from_first(lambda: stack.enter_context(_locked(folder)))
+    yield
+
+
+@contextlib.contextmanager
+def _locked(folder: str | os.PathLike[str]) -> Iterator[None]:
   path = Path(folder)
   path.mkdir(parents=True, exist_ok=True)
   with open(path / _LOCK, "a+") as file:
@@ -48,7 +61,8 @@ class StopRequest:
   """Notices SIGTERM, so that a run can save before it ends.
 
   A context manager; outside it, and in other threads than the main one, the
-  signal does what it did before.
+  signal does what it did before. Of several processes that train together, all
+  stop where one of them is asked to; jax then listens to the signal.
 
   Attributes:
     requested: whether the signal has come.
@@ -57,9 +71,11 @@ class StopRequest:
   def __init__(self):
     self.requested = False
     self._raises = False
+    self._together = jax.process_count() > 1
 
   def __enter__(self) -> "StopRequest":
     self._main = threading.current_thread() is threading.main_thread()
+    self._main &= not self._together
     if self._main:
       self._previous = signal.signal(signal.SIGTERM, self._handle)
     return self
@@ -68,11 +84,22 @@ class StopRequest:
     if self._main:
       signal.signal(signal.SIGTERM, self._previous)
 
+  def after(self, step: int) -> bool:
+    """Whether to stop after a step; the same in all processes.
+
+    Args:
+      step: the one that has been begun; asked once for each of them.
+    """
+    if self._together:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self.requested
+
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
     """Inside, the signal raises `Stopped`: for long work that can be redone.
 
-    So does one that came before it and has not been acted on.
+    So does one that came before it and has not been acted on. Several
+    processes stop only after a step.
     """
     self._raises = True
     try:

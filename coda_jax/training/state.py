@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from coda_jax.training import hosts
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -53,11 +55,10 @@ class Checkpoints:
 
     self._folder = Path(model_dir).absolute() / "checkpoints"
     self._ocp = ocp
-    for path in _cut_off(self._folder):
+    for path in hosts.from_first(lambda: _remove_cut_off(self._folder)):
       warnings.warn(
         f"{path} was cut off while it was written, and is skipped", stacklevel=2
       )
-      shutil.rmtree(path)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -139,13 +140,16 @@ def _damage_named(folder: Path) -> Iterator[None]:
     ) from error
 
 
-def _cut_off(folder: Path) -> list[Path]:
-  """Checkpoints that are not whole, whether or not they have their name yet."""
+def _remove_cut_off(folder: Path) -> list[str]:
+  """Removes checkpoints that are not whole, whether or not they have a name."""
   if not folder.is_dir():
     return []
-  return [
+  cut_off = [
     path
     for path in sorted(folder.iterdir())
     if path.is_dir()
     and not (path.name.isdigit() and (path / "default" / "_METADATA").exists())
   ]
+  for path in cut_off:
+    shutil.rmtree(path)
+  return [str(path) for path in cut_off]

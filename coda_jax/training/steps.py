@@ -65,6 +65,7 @@ def make_train_step(
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
   microbatches: int = 1,
+  shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Any, Batch, Array], tuple[TrainState, Metrics]]:
   """Returns the jitted `step(state, frozen, batch, key)`.
 
@@ -79,6 +80,8 @@ def make_train_step(
     label_smoothing: see `cross_entropy`.
     microbatches: parts of a batch whose gradients are computed one after the
       other and added up, to save memory; the mean is over the whole batch.
+    shardings: of the state that it returns, `partitioning.state_shardings`;
+      None leaves that to the compiler.
   """
 
   def sums(trained, frozen, batch, rngs):
@@ -122,8 +125,12 @@ def make_train_step(
 
       parts = (
         jax.random.split(key, microbatches),
+        # Each of consecutive rows of every device, so that none is moved.
         jax.tree.map(
-          lambda x: x.reshape(microbatches, -1, *x.shape[1:]), dict(batch)
+          lambda x: jnp.swapaxes(
+            x.reshape(-1, microbatches, *x.shape[1:]), 0, 1
+          ),
+          dict(batch),
         ),
       )
       first = jax.tree.map(lambda x: x[0], parts)
@@ -151,7 +158,7 @@ def make_train_step(
     )
     return state, metrics
 
-  return jax.jit(step, donate_argnums=0)
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def make_eval_step(model: nn.Module) -> Callable[[Any, Batch], Metrics]:

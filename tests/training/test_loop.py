@@ -162,7 +162,7 @@ def test_sigterm_saves_and_the_run_goes_on(task, tmp_path, capsys):
   arguments = {"train_steps": 6, "learning_rate": optimizers.constant(0.01)}
   train(task, tmp_path / "whole", **arguments)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop, "_summarize", _terminating(loop._summarize, at=3))
+    patch.setattr(loop, "summarize", _terminating(loop.summarize, at=3))
     assert train(task, tmp_path / "parts", **arguments) == {}
   assert "stopped by SIGTERM, saved after step" in capsys.readouterr().out
   # What it says is so: noticed too late for step 3, it has saved the next.

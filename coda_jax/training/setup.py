@@ -1,0 +1,171 @@
+"""What a run starts from, on its devices, and what it leaves behind."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
+
+from coda_jax import params as params_lib
+from coda_jax import partitioning
+from coda_jax.checkpoints import adapter as adapter_files
+from coda_jax.checkpoints import formats, initialise
+from coda_jax.checkpoints import state as model_files
+from coda_jax.training import hosts, inputs, state
+
+
+def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+  """The mesh of a run: `partitioning.make_mesh` of all its devices.
+
+  Args:
+    sizes: of its axes, 1 where one is not named. Of none, it is one device, or
+      all devices of several processes, for different examples.
+
+  Raises:
+    ValueError: another axis, or as `partitioning.make_mesh`.
+  """
+  if unknown := sorted(sizes.keys() - set(partitioning.AXES)):
+    raise ValueError(
+      f"MESH={dict(sizes)} has the axis {unknown[0]!r}; expected some of "
+      f"{partitioning.AXES}"
+    )
+  if not sizes and jax.process_count() > 1:
+    sizes = {"data": -1}
+  return partitioning.make_mesh(**sizes)
+
+
+def describe(mesh: Mesh) -> str:
+  """The mesh in a line, and what it leaves idle."""
+  sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+  line = f"mesh: {sizes}"
+  if jax.process_count() > 1:
+    line += f", in {jax.process_count()} processes"
+  if idle := jax.device_count() - mesh.size:
+    line += f"; {idle} of {jax.device_count()} devices are idle (MESH)"
+  return line
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """A run before its first step.
+
+  Attributes:
+    state: to be trained.
+    frozen: the parameters that are not.
+    shardings: of the state.
+    key: of the run, for dropout and routing.
+  """
+
+  state: state.TrainState
+  frozen: Any
+  shardings: state.TrainState
+  key: jax.Array
+
+
+def start(
+  model: nn.Module,
+  transform: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  trained_patterns: Sequence[str],
+  initial_checkpoint_path: str | None,
+  seed: int,
+) -> Start:
+  """Puts parameters and the optimizer's state on a mesh, each in its place.
+
+  Args:
+    model: a `Transformer`.
+    transform: the optimizer.
+    mesh: of `make_mesh`.
+    trained_patterns: as for `params.split`.
+    initial_checkpoint_path: as for `load_pretrained`; None starts from scratch.
+    seed: of what is initialised, and of the run's key.
+
+  Raises:
+    FileNotFoundError, ValueError: a mesh or a checkpoint that does not fit.
+  """
+  shardings = partitioning.shardings(model, mesh)
+  everywhere = partitioning.replicated(mesh)
+  with partitioning.under(mesh):
+    init_key, key = jax.jit(
+      lambda: tuple(jax.random.split(jax.random.key(seed))),
+      out_shardings=everywhere,
+    )()
+    if initial_checkpoint_path is None:
+      params = initialise.init_params(model, init_key, shardings)
+    else:
+      _, leaves = formats.read(initial_checkpoint_path)
+      params = initialise.from_leaves(
+        model,
+        leaves,
+        init_key,
+        str(initial_checkpoint_path),
+        shardings=shardings,
+      )
+    trained, frozen = params_lib.split(params, trained_patterns)
+
+    def create(trained: Any) -> state.TrainState:
+      return state.TrainState.create(trained, transform)
+
+    places = partitioning.state_shardings(
+      jax.eval_shape(create, trained), shardings
+    )
+    # The trained leaves are there already, and are not copied.
+    rest = jax.jit(
+      lambda trained: create(trained).replace(trained=()),
+      out_shardings=places.replace(trained=()),
+    )(trained)
+  return Start(rest.replace(trained=trained), frozen, places, key)
+
+
+def placed(
+  batches: Iterable[inputs.Batch],
+  batch_size: int,
+  rows: np.ndarray,
+  sharding: NamedSharding,
+) -> Iterator[dict[str, jax.Array]]:
+  """Each batch through `partitioning.place_batch`."""
+  for batch in batches:
+    yield partitioning.place_batch(batch, batch_size, rows, sharding)
+
+
+def save(
+  model: nn.Module, frozen: Any, trained: Any, folder: Path, *, dtype: str
+) -> Path:
+  """Writes what was trained: only what a task owns, or else a whole model.
+
+  All processes call it, and the first one writes.
+
+  Args:
+    model: a `Transformer`.
+    frozen: the parameters that were not trained.
+    trained: those that were.
+    folder: gets `adapter/` or `model/`.
+    dtype: of `model/`.
+
+  Returns:
+    The folder that was written.
+  """
+  params = params_lib.merge(trained, frozen)
+  if all(
+    params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+    for path in params_lib.flatten(trained)
+  ):
+    folder = folder / "adapter"
+    hosts.write_together(
+      params, lambda tree: adapter_files.save_adapter(folder, model, tree)
+    )
+  else:
+    folder = folder / "model"
+    hosts.write_together(
+      params,
+      lambda tree: model_files.save_model(
+        folder, model.config, tree, dtype=dtype
+      ),
+    )
+  return folder
