@@ -92,11 +92,20 @@ def find(filepattern: str) -> list[str]:
       " .parquet files with a column for each name in the templates."
     )
   for path in paths:
-    if _ending(path) not in _READERS:
-      raise ValueError(
-        f"{path}: a table ends in one of {', '.join(sorted(_READERS))}."
-      )
+    _check_ending(path)
   return paths
+
+
+def check(path: str) -> None:
+  """Checks that there is a file of this name, and of a known format.
+
+  Raises:
+    FileNotFoundError: if there is none; no glob is tried.
+    ValueError: if its ending is of no known format.
+  """
+  _check_ending(path)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f"There is no file {path!r}: expected one table.")
 
 
 def read(
@@ -168,6 +177,13 @@ def _missing(row: Row, columns: Iterable[str]) -> str:
   if not absent:
     return ""
   return f"no value for {', '.join(absent)}; it has {', '.join(map(str, row))}"
+
+
+def _check_ending(path: str) -> None:
+  if _ending(path) not in _READERS:
+    raise ValueError(
+      f"{path}: a table ends in one of {', '.join(sorted(_READERS))}."
+    )
 
 
 def _ending(path: str) -> str:

@@ -170,7 +170,7 @@ def _rows(text: Text) -> Iterator[Iterator[tuple[str, str] | tables.BadRow]]:
     with open(text.path, "rb") as file:
       yield tables.fill(tables.text_lines(file, text.path), **templates)
   else:
-    tables.find(text.path)  # Refuses what is not there, or no table.
+    tables.check(text.path)
     yield tables.read(text.path, **templates)
 
 
