@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coda_jax.checkpoints import folders
-from coda_jax.inference import batching, outputs, sources
+from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
 from coda_jax.t5 import decoding
@@ -101,15 +101,19 @@ def infer(
     inputs.check_vocabulary(vocabulary, model.config.vocab_size, text.path)
     examples = sources.read_text(text, task_feature_lengths, counts)
 
-  settings = {
-    "checkpoint_path": path,
-    "initial_checkpoint_path": initial_checkpoint_path,
-    "task_feature_lengths": dict(task_feature_lengths),
-    "reduction": reduction,
-    "generate": generate,
-    "dtype": dtype,
-  }
-  with outputs.opened(infer_output_dir, FILES[mode], settings) as file:
+  depends_on = {}
+  if infer_output_dir != outputs.STDOUT:  # Else nothing goes on.
+    depends_on = {
+      "checkpoint_path": path,
+      "initial_checkpoint_path": initial_checkpoint_path,
+      "task_feature_lengths": dict(task_feature_lengths),
+      "reduction": reduction,
+      "generate": generate,
+      "dtype": dtype,
+      "vocabulary": settings.of_vocabulary(vocabulary),
+      "model": settings.of_model(model, params),
+    }
+  with outputs.opened(infer_output_dir, FILES[mode], depends_on) as file:
     to = "standard output" if infer_output_dir == outputs.STDOUT else file.name
     done = outputs.skip_done(file, examples)
     progress = Progress(done=done, bar=_shows_bar(infer_output_dir))
