@@ -40,13 +40,18 @@ class Best:
     record = self._folder / "metrics.json"
     if not record.exists():
       return None, None
-    found = json.loads(record.read_text("utf-8"))
-    if found["metric"] != self._metric:
+    found = files.read_json(record)
+    with files.naming(record):
+      metric, step, results = (
+        found[name] for name in ("metric", "step", "results")
+      )
+    if metric != self._metric:
       raise ValueError(
-        f"{record} is of the metric {found['metric']!r}, and best_metric is "
+        f"{record} is of the metric {metric!r}, and best_metric is "
         f"{self._metric!r}; choose one of them, or another MODEL_DIR"
       )
-    return found["step"], found["results"][self._metric]
+    with files.naming(record):
+      return int(step), float(results[metric])
 
   def update(
     self,
