@@ -51,7 +51,7 @@ def test_a_shipped_model_at_two_reductions(tmp_path, where, capsys):
     (["--gin.SPLIT=test"], "'table' has no split 'test'"),
     (["--gin.CHECKPOINT_PATH=nowhere"], "nowhere holds no checkpoint"),
     (["--gin.CHECKPOINTPATH=x"], "did you mean CHECKPOINT_PATH?"),
-    (["--gin.REDUCTIONS=(3, 0)"], "CodaConfig.reduction is 0"),
+    (["--gin.REDUCTIONS=(3, 0)"], "REDUCTIONS=(3, 0); expected"),
     (
       ["--gin.MIXTURE_OR_TASK_NAME=nothing"],
       "no seqio task or mixture 'nothing' is registered",

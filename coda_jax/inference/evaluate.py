@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from coda_jax import analysis, report
 from coda_jax.checkpoints import files, folders
 from coda_jax.inference import outputs
-from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs
+from coda_jax.training import inputs, values
 from coda_jax.training.evaluation import Evaluation
 from coda_jax.training.logging import format_scalars
 
@@ -75,13 +74,7 @@ def evaluate(
     FileNotFoundError, ValueError: arguments or checkpoints that do not fit.
     FloatingPointError: the loss of a checkpoint is not finite.
   """
-  inputs.check_counts(batch_size=batch_size)
-  if repeats < 0:
-    raise ValueError(f"repeats={repeats}; expected 0 or more")
-  if isinstance(reductions, int | float):
-    raise ValueError(f"REDUCTIONS={reductions}; expected ({reductions},)")
-  for reduction in reductions or ():
-    CodaConfig(reduction=reduction)  # Refuses what no model can have.
+  values.check(locals())
   paths = folders.find(checkpoint_path)
   folder = Path(eval_output_dir)
   rows: list[Row] = []
@@ -93,9 +86,7 @@ def evaluate(
   ):
     for model in _at_reductions(loaded, reductions, is_alone=len(paths) == 1):
       if evaluation is None:
-        inputs.check_task(
-          mixture_or_task_name, task_feature_lengths, model.config.vocab_size
-        )
+        inputs.check_task(mixture_or_task_name, model.config.vocab_size)
         inputs.check_split(mixture_or_task_name, split)
         evaluation = Evaluation(
           model,

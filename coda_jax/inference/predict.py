@@ -13,7 +13,7 @@ from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs
+from coda_jax.training import inputs, values
 
 MODES = ("predict", "score")
 
@@ -78,9 +78,9 @@ def infer(
       fit, or a bad row. What was answered before is kept.
     FloatingPointError: a score is not a number.
   """
+  values.check(locals())
   generate = dict(generate or {})
-  _check(mode, generate, mixture_or_task_name, text, batch_size, window)
-  inputs.check_lengths(task_feature_lengths)
+  _check(mode, generate, mixture_or_task_name, text)
   path = _only(folders.find(checkpoint_path), checkpoint_path)
   ((_, model, params),) = folders.load_each(
     [path], initial_checkpoint_path, dtype=dtype
@@ -89,9 +89,7 @@ def infer(
     model = Transformer(model.config.with_reduction(reduction))
   counts = sources.Counts()
   if text is None:
-    inputs.check_task(
-      mixture_or_task_name, task_feature_lengths, model.config.vocab_size
-    )
+    inputs.check_task(mixture_or_task_name, model.config.vocab_size)
     vocabulary = sources.check_task(mixture_or_task_name, split)
     examples = sources.read_task(
       mixture_or_task_name, split, task_feature_lengths
@@ -229,8 +227,6 @@ def _check(
   generate: Mapping[str, Any],
   task: str | None,
   text: sources.Text | None,
-  batch_size: int,
-  window: int,
 ) -> None:
   if mode not in MODES:
     raise ValueError(f"MODE={mode!r}; expected one of {MODES}")
@@ -250,7 +246,6 @@ def _check(
       "GENERATE asks for samples; expected method 'greedy' or 'beam', which "
       "give the same answer again after a restart"
     )
-  inputs.check_counts(batch_size=batch_size, window=window)
 
 
 def _only(paths: Sequence[str], asked: str) -> str:

@@ -234,15 +234,8 @@ class Profile:
 
     Args:
       model_dir: of the run.
-      steps: the first and the last; None for no profile.
-
-    Raises:
-      ValueError: no such steps.
+      steps: the first and the last, counted from 1; None for no profile.
     """
-    if steps and not 1 <= steps[0] <= steps[1]:
-      raise ValueError(
-        f"profile_steps={steps}; expected (first, last), counted from 1"
-      )
     self._folder = str(model_dir)
     self._first, self._last = steps or (0, 0)
     self._is_running = False

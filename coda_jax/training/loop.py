@@ -21,6 +21,7 @@ from coda_jax.training import (
   setup,
   state,
   steps,
+  values,
 )
 from coda_jax.training.best import Best
 from coda_jax.training.evaluation import Evaluation
@@ -129,12 +130,8 @@ def train(
       process is in `model_dir`.
     FloatingPointError: the loss is no longer finite.
   """
-  inputs.check_task(
-    mixture_or_task_name, task_feature_lengths, model.config.vocab_size
-  )
-  inputs.check_counts(
-    batch_size=batch_size, train_steps=train_steps, microbatches=microbatches
-  )
+  values.check(locals())
+  inputs.check_task(mixture_or_task_name, model.config.vocab_size)
   if batch_size % microbatches:
     raise ValueError(
       f"batch_size={batch_size} does not divide into microbatches="

@@ -307,9 +307,9 @@ def test_damaged_parameters(tmp_path, lines):
     ({"mode": "rank"}, r"MODE='rank'; expected one of \('predict', 'score'\)"),
     ({"mode": "score"}, "set TARGET_TEMPLATE"),
     ({"generate": {"method": "sample"}}, "expected method 'greedy' or 'beam'"),
-    ({"window": 0}, "window=0; expected 1 or more"),
+    ({"window": 0}, "window=0; expected a whole number, 1 or more"),
     ({"mixture_or_task_name": "x"}, "set just one of them"),
-    ({"reduction": 0.5}, "reduction is 0.5"),
+    ({"reduction": 0.5}, "REDUCTION=0.5; expected a number, 1 or more"),
   ],
 )
 def test_wrong_arguments(tmp_path, checkpoint, lines, kwargs, message):
@@ -359,4 +359,4 @@ def test_a_task(tmp_path, checkpoint, monkeypatch):
   infer(checkpoint, tmp_path / "out", None, mixture_or_task_name="x")
   found = records(tmp_path / "out")
   assert [r["target"] for r in found] == ["target"] * 4
-  assert calls == [("x", LENGTHS, 384)]
+  assert calls == [("x", 384)]
