@@ -38,6 +38,15 @@ _GIN_ERRORS = (
 )
 
 
+# What training takes, and has taken before it comes here.
+_OF_SEVERAL = (
+  "--distributed",
+  "--coordinator_address",
+  "--num_processes",
+  "--process_id",
+)
+
+
 def run(
   function: Callable[..., Any],
   program: str,
@@ -92,6 +101,11 @@ def configure(
   bindings = []
   for argument in rest:
     match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
+    if argument.partition("=")[0] in _OF_SEVERAL:
+      parser.error(
+        f"{argument!r}: only python -m coda_jax.train runs in several "
+        "processes; MESH shares the devices of this one"
+      )
     if match is None:
       parser.error(f"{argument!r} is neither an option nor --gin.NAME=VALUE")
     bindings.append((match[1].strip(), quote(match[2])))

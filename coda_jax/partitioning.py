@@ -99,6 +99,26 @@ def make_mesh(
   return Mesh(mesh_utils.create_device_mesh(shape, devices), AXES)
 
 
+def mesh_of(sizes: Mapping[str, int] | None) -> Mesh:
+  """The mesh of a run: `make_mesh` of all its devices.
+
+  Args:
+    sizes: of its axes, 1 where one is not named. Of none, or for None, it is
+      one device, or all devices of several processes, for different examples.
+
+  Raises:
+    ValueError: another axis, or as `make_mesh`.
+  """
+  sizes = sizes or {}
+  if unknown := sorted(sizes.keys() - set(AXES)):
+    raise ValueError(
+      f"MESH={dict(sizes)} has the axis {unknown[0]!r}; expected some of {AXES}"
+    )
+  if not sizes and jax.process_count() > 1:
+    sizes = {"data": -1}
+  return make_mesh(**sizes)
+
+
 @contextlib.contextmanager
 def under(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
   """Where models are traced, so that their constraints hold on the mesh."""

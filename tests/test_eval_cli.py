@@ -43,6 +43,25 @@ def test_a_shipped_model_at_two_reductions(tmp_path, where, capsys):
   assert eval_lib.main([f"--gin_file={tmp_path}/out/config.gin"]) == 0
 
 
+def test_a_mesh_changes_no_result(tmp_path, where):
+  rows = []
+  for mesh in ("{}", "{'data': 2, 'fsdp': 4}"):
+    more = ["--gin.TIMING_REPEATS=0", "--gin.BATCH_SIZE=8"]
+    assert eval_lib.main([*FILES, *where, *more, f"--gin.MESH={mesh}"]) == 0
+    seqio.TaskRegistry.remove("table")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows.append(results["rows"][0]["metrics"])
+  assert rows[1] == pytest.approx(rows[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("option", ["--distributed", "--process_id=1"])
+def test_several_processes_are_refused(where, option, capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    eval_lib.main([*FILES, *where, option])
+  assert exit_info.value.code == 2
+  assert "only python -m coda_jax.train runs in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -52,6 +71,7 @@ def test_a_shipped_model_at_two_reductions(tmp_path, where, capsys):
     (["--gin.CHECKPOINT_PATH=nowhere"], "nowhere holds no checkpoint"),
     (["--gin.CHECKPOINTPATH=x"], "did you mean CHECKPOINT_PATH?"),
     (["--gin.REDUCTIONS=(3, 0)"], "REDUCTIONS=(3, 0); expected"),
+    (["--gin.MESH={'data': 8}"], "batch_size=2 does not divide among data=8"),
     (
       ["--gin.MIXTURE_OR_TASK_NAME=nothing"],
       "no seqio task or mixture 'nothing' is registered",

@@ -41,6 +41,20 @@ def start(*arguments):
   )
 
 
+def test_a_mesh_changes_no_answer(tmp_path):
+  (tmp_path / "x.txt").write_text("\n".join(LINES))
+  for name, mesh in (("one", "{}"), ("many", "{'data': 2, 'model': 2}")):
+    arguments = [
+      f"--gin.INPUT_PATH={tmp_path}/x.txt",
+      f"--gin.INFER_OUTPUT_DIR={tmp_path}/{name}",
+      f"--gin.MESH={mesh}",
+    ]
+    assert infer.main([*FILES, *arguments]) == 0
+  found = [records(tmp_path / name) for name in ("one", "many")]
+  for one, many in zip(*found, strict=True):
+    assert many == {**one, "score": pytest.approx(one["score"], rel=1e-4)}
+
+
 def test_a_killed_process_and_its_continuation(tmp_path):
   out = tmp_path / "out"
   arguments = (

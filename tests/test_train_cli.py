@@ -163,6 +163,12 @@ def test_bad_command_line(arguments, message, capsys):
   assert message in capsys.readouterr().err
 
 
+def test_processes_that_are_not_found(capsys):
+  argv = [*FILES, "--gin.MODEL_DIR=x", "--num_processes=2", "--process_id=0"]
+  assert train.main(argv) == 2
+  assert "could not join the other processes: " in capsys.readouterr().err
+
+
 def test_files_that_bind_nothing_of_the_function(capsys):
   assert train.main(["--gin_file=methods/full.gin"]) == 2
   assert "coda_jax.training.loop.train" in capsys.readouterr().err

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter, arrays, formats, tensors
 from coda_jax.checkpoints.leaves import Leaf
@@ -113,6 +115,7 @@ def load_each(
   backbone_path: str | os.PathLike[str] | None,
   *,
   dtype: Any = "float32",
+  mesh: Mesh | None = None,
 ) -> Iterator[tuple[str, Transformer, dict[str, Any]]]:
   """Loads checkpoints one after the other.
 
@@ -122,6 +125,8 @@ def load_each(
     paths: as `find` returns.
     backbone_path: the pretrained model that adapters go on, or None.
     dtype: of the computation, float32 or bfloat16.
+    mesh: as for `load_pretrained`; what an adapter has is small, and is where
+      it is used.
 
   Yields:
     (path, model, params).
@@ -133,10 +138,10 @@ def load_each(
   backbone = None
   for path in paths:
     if not is_adapter(path):
-      yield path, *load_pretrained(path, dtype=dtype)
+      yield path, *load_pretrained(path, dtype=dtype, mesh=mesh)
       continue
     if backbone is None:
-      base, params = load_pretrained(backbone_path, dtype=dtype)
+      base, params = load_pretrained(backbone_path, dtype=dtype, mesh=mesh)
       fingerprint = adapter.backbone_fingerprint(params)
       _, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
       backbone = base, frozen, fingerprint

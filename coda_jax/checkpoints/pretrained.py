@@ -5,7 +5,9 @@ import os
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from coda_jax import partitioning
 from coda_jax.checkpoints import formats, initialise
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
@@ -17,6 +19,7 @@ def load_pretrained(
   coda: CodaConfig | None = None,
   dtype: Any = "float32",
   param_dtype: Any = "float32",
+  mesh: Mesh | None = None,
 ) -> tuple[Transformer, dict[str, Any]]:
   """Reads a checkpoint, and makes it conditional if asked to.
 
@@ -29,6 +32,8 @@ def load_pretrained(
       the model as it is in the file.
     dtype: of the computation, float32 or bfloat16.
     param_dtype: of the returned parameters.
+    mesh: of `partitioning.make_mesh`, to put the parameters on; None is one
+      device.
 
   Returns:
     (model, params): a `Transformer` and a nested dict of arrays.
@@ -43,6 +48,11 @@ def load_pretrained(
   )
   model = Transformer(config)
   params = initialise.from_leaves(
-    model, leaves, jax.random.key(0), str(path), dtype=param_dtype
+    model,
+    leaves,
+    jax.random.key(0),
+    str(path),
+    dtype=param_dtype,
+    shardings=mesh and partitioning.shardings(model, mesh),
   )
   return model, params

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 
-from coda_jax import analysis, report
+from coda_jax import analysis, partitioning, report
 from coda_jax.checkpoints import files, folders
 from coda_jax.inference import outputs
 from coda_jax.t5.network import Transformer
@@ -42,6 +42,7 @@ def evaluate(
   generate: Mapping[str, Any] | None = None,
   dtype: str = "float32",
   repeats: int = 5,
+  mesh: Mapping[str, int] | None = None,
 ) -> list[Row]:
   """Evaluates checkpoints, times them in turn, and prints one table.
 
@@ -63,6 +64,7 @@ def evaluate(
     dtype: of the computation, "float32" or "bfloat16".
     repeats: how often each model is timed, the median counts; 0 for no times
       and no plot.
+    mesh: as for `partitioning.mesh_of`.
 
   Returns:
     A row for each checkpoint and r: {"checkpoint", "reduction", "metrics"} and,
@@ -75,69 +77,74 @@ def evaluate(
     FloatingPointError: the loss of a checkpoint is not finite.
   """
   values.check(locals())
+  devices = partitioning.mesh_of(mesh)
+  partitioning.check_batch(batch_size, devices)
+  sharding = partitioning.batch_sharding(devices)
   paths = folders.find(checkpoint_path)
   folder = Path(eval_output_dir)
   rows: list[Row] = []
   shapes: dict[Any, tuple[Transformer, Any]] = {}
   timed_as = []
   evaluation = None
-  for path, loaded, params in folders.load_each(
-    paths, initial_checkpoint_path, dtype=dtype
-  ):
-    for model in _at_reductions(loaded, reductions, is_alone=len(paths) == 1):
-      if evaluation is None:
-        inputs.check_task(mixture_or_task_name, model.config.vocab_size)
-        inputs.check_split(mixture_or_task_name, split)
-        evaluation = Evaluation(
-          model,
+  with partitioning.under(devices):
+    for path, loaded, params in folders.load_each(
+      paths, initial_checkpoint_path, dtype=dtype, mesh=devices
+    ):
+      for model in _at_reductions(loaded, reductions, is_alone=len(paths) == 1):
+        if evaluation is None:
+          inputs.check_task(mixture_or_task_name, model.config.vocab_size)
+          inputs.check_split(mixture_or_task_name, split)
+          evaluation = Evaluation(
+            model,
+            mixture_or_task_name,
+            split=split,
+            task_feature_lengths=task_feature_lengths,
+            batch_size=batch_size,
+            num_examples=num_examples,
+            generate=generate,
+            sharding=sharding,
+          )
+        evaluation = evaluation.for_model(model)
+        metrics, predictions = evaluation.with_predictions(params)
+        row = _row(Path(path).absolute().name, model, metrics)
+        label = f"{row['checkpoint']}, r = {row['reduction']:g}"
+        print(f"{label}: {format_scalars(metrics)}", flush=True)
+        if not math.isfinite(metrics["loss"]):
+          raise FloatingPointError(
+            f"{path}: the loss is {metrics['loss']}; its parameters are "
+            "damaged, or training had diverged. What was evaluated before "
+            f"is in {folder / 'results.json'}"
+          )
+        rows.append(row)
+        metric = metric or _first_metric(metrics)
+        _write(folder, rows, predictions, mixture_or_task_name, split, metric)
+        if metric not in metrics:
+          raise ValueError(
+            f"METRIC={metric!r}, but {mixture_or_task_name!r} has "
+            f"{sorted(metrics)}; choose one of them"
+          )
+        shapes.setdefault(model.config, (model, params))
+        timed_as.append(model.config)
+    if repeats:
+      first = next(
+        inputs.eval_batches(
           mixture_or_task_name,
-          split=split,
-          task_feature_lengths=task_feature_lengths,
+          split,
+          lengths=task_feature_lengths,
           batch_size=batch_size,
           num_examples=num_examples,
-          generate=generate,
         )
-      evaluation = evaluation.for_model(model)
-      metrics, predictions = evaluation.with_predictions(params)
-      row = _row(Path(path).absolute().name, model, metrics)
-      label = f"{row['checkpoint']}, r = {row['reduction']:g}"
-      print(f"{label}: {format_scalars(metrics)}", flush=True)
-      if not math.isfinite(metrics["loss"]):
-        raise FloatingPointError(
-          f"{path}: the loss is {metrics['loss']}; its parameters are damaged, "
-          "or training had diverged. What was evaluated before is in "
-          f"{folder / 'results.json'}"
-        )
-      rows.append(row)
-      metric = metric or _first_metric(metrics)
-      _write(folder, rows, predictions, mixture_or_task_name, split, metric)
-      if metric not in metrics:
-        raise ValueError(
-          f"METRIC={metric!r}, but {mixture_or_task_name!r} has "
-          f"{sorted(metrics)}; choose one of them"
-        )
-      shapes.setdefault(model.config, (model, params))
-      timed_as.append(model.config)
-  if repeats:
-    first = next(
-      inputs.eval_batches(
-        mixture_or_task_name,
-        split,
-        lengths=task_feature_lengths,
-        batch_size=batch_size,
-        num_examples=num_examples,
       )
-    )
-    costs = analysis.inference_costs(
-      shapes,
-      jnp.asarray(first["encoder_input_tokens"]),
-      max_length=task_feature_lengths["targets"],
-      repeats=repeats,
-      generate=generate,
-    )
-    for row, config in zip(rows, timed_as, strict=True):
-      row |= costs[config]
-    _write(folder, rows, {}, mixture_or_task_name, split, metric)
+      costs = analysis.inference_costs(
+        shapes,
+        jax.device_put(first["encoder_input_tokens"], sharding),
+        max_length=task_feature_lengths["targets"],
+        repeats=repeats,
+        generate=generate,
+      )
+      for row, config in zip(rows, timed_as, strict=True):
+        row |= costs[config]
+      _write(folder, rows, {}, mixture_or_task_name, split, metric)
   print(f"\n{table(rows)}")
   if repeats:
     _plot(folder / "accuracy_speed.png", rows, metric)

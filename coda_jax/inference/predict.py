@@ -5,8 +5,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
+from coda_jax import partitioning
 from coda_jax.checkpoints import folders
 from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
@@ -49,6 +52,7 @@ def infer(
   generate: Mapping[str, Any] | None = None,
   dtype: str = "float32",
   window: int = 2048,
+  mesh: Mapping[str, int] | None = None,
 ) -> None:
   """Answers every input, in the order of the inputs; continues what was begun.
 
@@ -72,6 +76,7 @@ def infer(
     dtype: of the computation, "float32" or "bfloat16".
     window: inputs that are sorted by length and written together; a run that is
       killed loses no more.
+    mesh: as for `partitioning.mesh_of`.
 
   Raises:
     FileNotFoundError, ValueError: arguments, inputs or a checkpoint that do not
@@ -81,9 +86,11 @@ def infer(
   values.check(locals())
   generate = dict(generate or {})
   _check(mode, generate, mixture_or_task_name, text)
+  devices = partitioning.mesh_of(mesh)
+  partitioning.check_batch(batch_size, devices)
   path = _only(folders.find(checkpoint_path), checkpoint_path)
   ((_, model, params),) = folders.load_each(
-    [path], initial_checkpoint_path, dtype=dtype
+    [path], initial_checkpoint_path, dtype=dtype, mesh=devices
   )
   if reduction is not None:
     model = Transformer(model.config.with_reduction(reduction))
@@ -111,7 +118,10 @@ def infer(
       "vocabulary": settings.of_vocabulary(vocabulary),
       "model": settings.of_model(model, params),
     }
-  with outputs.opened(infer_output_dir, FILES[mode], depends_on) as file:
+  with (
+    partitioning.under(devices),
+    outputs.opened(infer_output_dir, FILES[mode], depends_on) as file,
+  ):
     to = "standard output" if infer_output_dir == outputs.STDOUT else file.name
     done = outputs.skip_done(file, examples)
     progress = Progress(done=done, bar=_shows_bar(infer_output_dir))
@@ -129,6 +139,7 @@ def infer(
           mode=mode,
           generate={"eos_id": vocabulary.eos_id, **generate},
           report=progress.add,
+          sharding=partitioning.batch_sharding(devices),
         )
         outputs.append(file, _records(some, answers, vocabulary, mode))
         answered += len(some)
@@ -151,6 +162,7 @@ def answer(
   mode: str = "predict",
   generate: Mapping[str, Any] | None = None,
   report: Callable[[int, int], None] = lambda examples, tokens: None,
+  sharding: NamedSharding | None = None,
 ) -> list[Answer]:
   """Answers inputs, in batches of one size and of few lengths.
 
@@ -164,6 +176,7 @@ def answer(
     generate: arguments of `coda_jax.generate`.
     report: is told after each batch how many inputs it had, and how many tokens
       were read and written.
+    sharding: of batches, `partitioning.batch_sharding`; None for one device.
 
   Returns:
     An answer for each example, in their order, whatever the batches were.
@@ -180,9 +193,10 @@ def answer(
     tokens = batching.pad(
       [row.input_tokens for row in rows], batch_size, batch.length
     )
+    placed = jax.device_put(tokens, sharding)
     if mode == "predict":
       decoded = decoding.generate(
-        model, params, tokens, max_length=most, **(generate or {})
+        model, params, placed, max_length=most, **(generate or {})
       )
       written = np.asarray(decoded.tokens)
       scores = decoded.scores
@@ -190,7 +204,9 @@ def answer(
       written = batching.pad(
         [row.target_tokens for row in rows], batch_size, most
       )
-      scores = decoding.score(model, params, tokens, written)
+      scores = decoding.score(
+        model, params, placed, jax.device_put(written, sharding)
+      )
     scores = np.asarray(scores)
     # Rows of padding have no place.
     for place, sequence, score in zip(

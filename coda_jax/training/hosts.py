@@ -57,8 +57,8 @@ def joined(
     )
   except (ValueError, RuntimeError) as error:
     raise ValueError(
-      f"process {index} of {count} could not join the one at {address}: "
-      f"{error}; give every process the same --coordinator_address and "
+      f"could not join the other processes: {error}; where the platform does "
+      "not tell jax of them, give each the same --coordinator_address and "
       "--num_processes, and a --process_id of its own, from 0 on"
     ) from error
   try:

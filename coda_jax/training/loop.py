@@ -140,7 +140,7 @@ def train(
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
   profile = logging.Profile(model_dir, profile_steps)
-  devices = setup.make_mesh(mesh or {})
+  devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(
     batch_size // microbatches, devices, "batch_size / microbatches"
   )

@@ -1,7 +1,7 @@
 """What a run starts from, on its devices, and what it leaves behind."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,6 @@ from coda_jax.checkpoints import adapter as adapter_files
 from coda_jax.checkpoints import formats, initialise
 from coda_jax.checkpoints import state as model_files
 from coda_jax.training import hosts, inputs, state
-
-
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-  """The mesh of a run: `partitioning.make_mesh` of all its devices.
-
-  Args:
-    sizes: of its axes, 1 where one is not named. Of none, it is one device, or
-      all devices of several processes, for different examples.
-
-  Raises:
-    ValueError: another axis, or as `partitioning.make_mesh`.
-  """
-  if unknown := sorted(sizes.keys() - set(partitioning.AXES)):
-    raise ValueError(
-      f"MESH={dict(sizes)} has the axis {unknown[0]!r}; expected some of "
-      f"{partitioning.AXES}"
-    )
-  if not sizes and jax.process_count() > 1:
-    sizes = {"data": -1}
-  return partitioning.make_mesh(**sizes)
 
 
 def describe(mesh: Mesh) -> str:
@@ -81,7 +61,7 @@ def start(
   Args:
     model: a `Transformer`.
     transform: the optimizer.
-    mesh: of `make_mesh`.
+    mesh: of `partitioning.mesh_of`.
     trained_patterns: as for `params.split`.
     initial_checkpoint_path: as for `load_pretrained`; None starts from scratch.
     seed: of what is initialised, and of the run's key.

@@ -55,7 +55,8 @@ class Checkpoints:
 
     self._folder = Path(model_dir).absolute() / "checkpoints"
     self._ocp = ocp
-    for path in hosts.from_first(lambda: _remove_cut_off(self._folder)):
+    cut_off = hosts.from_first(lambda: _remove_cut_off(self._folder))
+    for path in cut_off if hosts.is_first() else ():
       warnings.warn(
         f"{path} was cut off while it was written, and is skipped", stacklevel=2
       )

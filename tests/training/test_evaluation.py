@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
@@ -60,7 +61,8 @@ def test_metric_counts_right_answers(task, monkeypatch):
     # Right, as long as the first token is not 3.
     first = np.where(tokens[:, :1] == 3, 2, tokens[:, :1])
     answer = np.concatenate([first, np.ones_like(first)], 1)
-    return decoding.Decoded(np.pad(answer, ((0, 0), (0, 1))), None)
+    tokens = jnp.asarray(np.pad(answer, ((0, 0), (0, 1))))
+    return decoding.Decoded(tokens, None)
 
   monkeypatch.setattr(decoding, "generate", generate)
   results = evaluate(
