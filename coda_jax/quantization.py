@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from coda_jax import params as params_lib
 from coda_jax.t5.network import Transformer
 
+# What a model can be evaluated with.
+WEIGHTS = ("float", "int8")
+
 # The backbone's projections, by the path of their module. Adapters, routers and
 # LoRA stay float: they are small, and what a task trains. So do embeddings and
 # logits, which are looked up, or decide close calls between tokens.

@@ -70,7 +70,7 @@ def test_several_processes_are_refused(where, option, capsys):
     (["--gin.SPLIT=test"], "'table' has no split 'test'"),
     (["--gin.CHECKPOINT_PATH=nowhere"], "nowhere holds no checkpoint"),
     (["--gin.CHECKPOINTPATH=x"], "did you mean CHECKPOINT_PATH?"),
-    (["--gin.REDUCTIONS=(3, 0)"], "CodaConfig.reduction is 0"),
+    (["--gin.REDUCTIONS=(3, 0)"], "REDUCTIONS=(3, 0); expected"),
     (["--gin.MESH={'data': 8}"], "batch_size=2 does not divide among data=8"),
     (
       ["--gin.MIXTURE_OR_TASK_NAME=nothing"],

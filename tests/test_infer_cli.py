@@ -139,7 +139,7 @@ def test_a_task(tmp_path):
     (["--gin.STDIN_FORMAT=csv"], "STDIN_FORMAT='csv'"),
     (["--gin.VOCABULARY=nothing"], "No vocabulary 'nothing'"),
     (["--gin.MODE=rank"], "MODE='rank'"),
-    (["--gin.REDUCTION=0"], "CodaConfig.reduction is 0"),
+    (["--gin.REDUCTION=0"], "REDUCTION=0; expected a number, 1 or more"),
     (["--gin.CHECKPOINT_PATH=nowhere"], "nowhere holds no checkpoint"),
     (["--gin.GENERATE={'method': 'best'}"], "method='best'"),
     (["--gin.INPUTPATH=x"], "did you mean INPUT_PATH?"),

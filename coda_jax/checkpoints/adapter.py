@@ -6,7 +6,6 @@ backbone that they were trained on.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -37,12 +36,13 @@ def fingerprint(found: Mapping[str, leaves.Leaf]) -> str:
   Taken of their bfloat16 values, so that a backbone stored in bfloat16 has the
   same fingerprint as the float32 one that it was rounded from.
   """
-  digest = hashlib.sha256()
-  for path, leaf in sorted(found.items()):
-    if not params_lib.is_trained(path, params_lib.TASK_PATTERNS):
-      digest.update(f"{path} {leaf.shape}\n".encode())
-      digest.update(leaf.astype(jnp.bfloat16).read().tobytes())
-  return digest.hexdigest()
+  return leaves.digest(
+    {
+      path: leaf.astype(jnp.bfloat16)
+      for path, leaf in found.items()
+      if not params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+    }
+  )
 
 
 def backbone_fingerprint(params: params_lib.Params) -> str:

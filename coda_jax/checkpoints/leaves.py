@@ -5,6 +5,7 @@ checkpoint can be converted one leaf at a time.
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -79,6 +80,15 @@ class Leaf:
       lambda: change(self.read()),
       read_at and (lambda i: change(read_at(index(i)))),
     )
+
+
+def digest(found: Mapping[str, Leaf]) -> str:
+  """A SHA-256 over paths, shapes and values, read one leaf at a time."""
+  whole = hashlib.sha256()
+  for path, leaf in sorted(found.items()):
+    whole.update(f"{path} {leaf.shape}\n".encode())
+    whole.update(leaf.read().tobytes())
+  return whole.hexdigest()
 
 
 def leaf_of(array: Any) -> Leaf:

@@ -13,7 +13,7 @@ from coda_jax import params as params_lib
 from coda_jax.checkpoints import folders
 from coda_jax.compiling import plan, programs, report, variants
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs, optimizers
+from coda_jax.training import optimizers, values
 from coda_jax.training import logging as logging_lib
 
 
@@ -212,8 +212,7 @@ def _generation(generate: Mapping[str, Any] | None, shapes: Mapping[str, Any]):
 
 
 def _check(lengths: Mapping[str, int], batch_size: int) -> None:
-  inputs.check_lengths(lengths)
-  inputs.check_counts(batch_size=batch_size)
+  values.check({"task_feature_lengths": lengths, "batch_size": batch_size})
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 
+# A field of a CSV file may be a book; csv's own limit is 131,072 characters.
+_LONGEST_FIELD = 2**31 - 1
+
 
 # (where, row), or (where, what is wrong) in place of a bad row.
 Rows = Iterator[tuple[str, Row | str]]
@@ -89,11 +92,20 @@ def find(filepattern: str) -> list[str]:
       " .parquet files with a column for each name in the templates."
     )
   for path in paths:
-    if _ending(path) not in _READERS:
-      raise ValueError(
-        f"{path}: a table ends in one of {', '.join(sorted(_READERS))}."
-      )
+    _check_ending(path)
   return paths
+
+
+def check(path: str) -> None:
+  """Checks that there is a file of this name, and of a known format.
+
+  Raises:
+    FileNotFoundError: if there is none; no glob is tried.
+    ValueError: if its ending is of no known format.
+  """
+  _check_ending(path)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f"There is no file {path!r}: expected one table.")
 
 
 def read(
@@ -121,10 +133,13 @@ def fill(
   columns = sorted({*template_columns(inputs), *template_columns(targets)})
   for where, row in rows:
     why = row if isinstance(row, str) else _missing(row, columns)
-    if why:
-      yield BadRow(where, why)
-    else:
-      yield inputs.format_map(row), targets.format_map(row)
+    if not why:
+      try:
+        filled = inputs.format_map(row), targets.format_map(row)
+      # A format such as {n:d} may not suit the value that a row has.
+      except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        why = f"a value does not fit the template: {error}"
+    yield BadRow(where, why) if why else filled
 
 
 def template_columns(template: str) -> list[str]:
@@ -141,11 +156,18 @@ def template_columns(template: str) -> list[str]:
     ) from error
   names = [name for _, name, _, _ in parts if name is not None]
   for name in names:
-    # No attributes and no items of a value: a column is text or a number.
-    if not name or set(name) & set(".[]"):
+    # No attributes and no items of a value: a column is text or a number. A
+    # number would be that of an argument, which there is none of.
+    if not name or set(name) & set(".[]") or name.isdigit():
       raise ValueError(
         f"template {template!r} names no column with {{{name}}}: expected"
         " {column}."
+      )
+  for _, name, how, _ in parts:
+    if how and "{" in how:
+      raise ValueError(
+        f"template {template!r} has a column in the format of {{{name}}}:"
+        " expected plain text behind the colon, as in {column:>5}."
       )
   return names
 
@@ -155,6 +177,13 @@ def _missing(row: Row, columns: Iterable[str]) -> str:
   if not absent:
     return ""
   return f"no value for {', '.join(absent)}; it has {', '.join(map(str, row))}"
+
+
+def _check_ending(path: str) -> None:
+  if _ending(path) not in _READERS:
+    raise ValueError(
+      f"{path}: a table ends in one of {', '.join(sorted(_READERS))}."
+    )
 
 
 def _ending(path: str) -> str:
@@ -170,29 +199,42 @@ def _read_tsv(path: str) -> Rows:
 
 
 def _delimited(path: str, **dialect: Any) -> Rows:
-  with open(path, encoding="utf-8-sig", newline="") as file:
+  csv.field_size_limit(_LONGEST_FIELD)
+  # Escaped, a bad byte spoils its own row alone.
+  with open(
+    path, encoding="utf-8-sig", errors="surrogateescape", newline=""
+  ) as file:
     reader = csv.reader(file, **dialect)
     header = None
     while True:
-      line = reader.line_num + 1
-      where = f"{path}, line {line}"
+      where = f"{path}, line {reader.line_num + 1}"
       try:
-        fields = next(reader)
-      except StopIteration:
+        fields = next(reader, None)
+        why = _not_utf_8(fields or ())
+      except csv.Error as error:
+        fields, why = [], str(error)
+      if fields is None:
         return
-      except (csv.Error, UnicodeDecodeError) as error:
-        yield where, str(error)
-        if isinstance(error, UnicodeDecodeError):
-          return  # the rest of its block is lost with it
-        continue
-      if not fields:
-        continue
-      if header is None:
+      if why and header is None:
+        raise ValueError(f"{where}: no column names: {why}; mend the line")
+      if why:
+        yield where, why
+      elif fields and header is None:
         header = fields
-      elif len(fields) != len(header):
+      elif fields and len(fields) != len(header):
         yield where, f"{len(fields)} fields, the header has {len(header)}"
-      else:
+      elif fields:
         yield where, dict(zip(header, fields, strict=True))
+
+
+def _not_utf_8(fields: Iterable[str]) -> str:
+  """What is wrong with texts that were read with bad bytes escaped."""
+  try:
+    "".join(fields).encode()
+  except UnicodeEncodeError as error:
+    byte = ord(error.object[error.start]) & 0xFF
+    return f"not UTF-8: it has the byte 0x{byte:02x}"
+  return ""
 
 
 def json_lines(lines: Iterable[bytes], name: str) -> Rows:
@@ -207,6 +249,9 @@ def json_lines(lines: Iterable[bytes], name: str) -> Rows:
         json.dumps(row, ensure_ascii=False).encode()
     except ValueError as error:  # of the encoding too
       yield where, f"not JSON in UTF-8: {error}"
+      continue
+    except RecursionError:
+      yield where, "lists or objects in one another, too deep to be read"
       continue
     yield where, row if isinstance(row, dict) else "not a JSON object"
 

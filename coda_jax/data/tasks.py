@@ -185,6 +185,10 @@ def table_task(
     FileNotFoundError: if there are no training files.
   """
   _check_filepattern(filepattern, "data/reviews-{split}.csv")
+  if not isinstance(metric_fns, list | tuple):
+    raise ValueError(
+      f"TABLE_METRICS={metric_fns!r}; expected a list, such as ['accuracy']"
+    )
   functions = [
     metrics.by_name(metric) if isinstance(metric, str) else metric
     for metric in metric_fns

@@ -74,7 +74,7 @@ def pad(
 def windows(examples: Iterable[T], size: int) -> Iterator[list[T]]:
   """Cuts a stream into lists of `size`, the last one shorter.
 
-  Where the stream fails, what came before is yielded first.
+  Where the stream fails, whatever it is, what came before is yielded first.
   """
   window: list[T] = []
   try:
@@ -83,7 +83,7 @@ def windows(examples: Iterable[T], size: int) -> Iterator[list[T]]:
       if len(window) == size:
         yield window
         window = []
-  except (OSError, ValueError):
+  except Exception:
     if window:
       yield window
     raise

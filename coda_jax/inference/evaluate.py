@@ -11,15 +11,12 @@ import jax
 from coda_jax import analysis, partitioning, quantization, report
 from coda_jax.checkpoints import files, folders
 from coda_jax.inference import outputs
-from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs
+from coda_jax.training import inputs, values
 from coda_jax.training.evaluation import Evaluation
 from coda_jax.training.logging import format_scalars
 
 Row = dict[str, Any]
-
-WEIGHTS = ("float", "int8")
 
 # What every evaluation has, beside the task's own metrics.
 _LOSSES = ("loss", "token_accuracy")
@@ -84,15 +81,7 @@ def evaluate(
     FileNotFoundError, ValueError: arguments or checkpoints that do not fit.
     FloatingPointError: the loss of a checkpoint is not finite.
   """
-  inputs.check_counts(batch_size=batch_size)
-  if repeats < 0:
-    raise ValueError(f"repeats={repeats}; expected 0 or more")
-  if isinstance(reductions, int | float):
-    raise ValueError(f"REDUCTIONS={reductions}; expected ({reductions},)")
-  for reduction in reductions or ():
-    CodaConfig(reduction=reduction)  # Refuses what no model can have.
-  if isinstance(weights, str) or not set(weights) <= set(WEIGHTS):
-    raise ValueError(f"WEIGHTS={weights!r}; expected some of {WEIGHTS}")
+  values.check(locals())
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(batch_size, devices)
   sharding = partitioning.batch_sharding(devices)
@@ -113,9 +102,7 @@ def evaluate(
         if kind == "int8":
           model, params = quantization.int8(model, params)
         if evaluation is None:
-          inputs.check_task(
-            mixture_or_task_name, task_feature_lengths, model.config.vocab_size
-          )
+          inputs.check_task(mixture_or_task_name, model.config.vocab_size)
           inputs.check_split(mixture_or_task_name, split)
           evaluation = Evaluation(
             model,

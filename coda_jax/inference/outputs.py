@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 from coda_jax.checkpoints import files
+from coda_jax.inference import settings
 from coda_jax.inference.sources import Example
+from coda_jax.training import process
 
 STDOUT = "-"
-SETTINGS_FILE = "settings.json"
 
 Record = Mapping[str, Any]
 
@@ -25,39 +26,59 @@ def write_lines(path: pathlib.Path, records: Iterable[Record]) -> None:
 
 
 def append(file: TextIO, records: Iterable[Record]) -> None:
-  """Adds JSON lines, and hands them to the operating system."""
+  """Adds JSON lines, and hands them to the operating system.
+
+  Raises:
+    OSError: it does not take them, naming the file.
+  """
+  name = getattr(file, "name", STDOUT)
   for record in records:
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-  file.flush()
+    line = json.dumps(record, ensure_ascii=False) + "\n"
+    with _naming(name):
+      file.write(line)
+  with _naming(name):
+    file.flush()
 
 
 @contextlib.contextmanager
-def opened(folder: str, name: str, settings: Record) -> Iterator[TextIO]:
+def opened(
+  folder: str, name: str, depends_on: settings.Settings
+) -> Iterator[TextIO]:
   """Opens `folder/name` at its end, or standard output for "-".
 
-  A last line that a killed run has left half-written is dropped.
+  A last line that a killed run has left half-written is dropped. Where nobody
+  reads standard output any more, the body ends, as if it had all been written.
 
   Args:
     folder: made if it is not there.
     name: of the file.
-    settings: what the results depend on; kept beside them.
+    depends_on: what the results depend on; kept beside them.
 
   Raises:
-    ValueError: the file has results of other settings.
+    ValueError: the file has results of other settings, or another process is
+      writing to the folder.
   """
   if folder == STDOUT:
-    yield sys.stdout
+    with _while_read():
+      yield sys.stdout
     return
-  path = pathlib.Path(folder)
-  path.mkdir(parents=True, exist_ok=True)
-  lines = path / name
-  if lines.exists() and lines.stat().st_size:
-    _check_settings(path, lines, settings)
-    _drop_half_line(lines)
-  else:
-    files.write_json(path / SETTINGS_FILE, settings)
-  with open(lines, "a", encoding="utf-8") as file:
-    yield file
+  lines = pathlib.Path(folder) / name
+  with process.alone_in(folder, "INFER_OUTPUT_DIR"):
+    if lines.exists() and lines.stat().st_size:
+      settings.check(lines, depends_on)
+      _drop_half_line(lines)
+    else:
+      with _naming(settings.path_for(lines)):
+        files.write_json(settings.path_for(lines), depends_on)
+    file = open(lines, "a", encoding="utf-8")
+    try:
+      yield file
+    except BaseException:
+      # What could not be written is tried once more, and has been reported.
+      with contextlib.suppress(OSError):
+        file.close()
+      raise
+    file.close()
 
 
 def skip_done(file: TextIO, examples: Iterator[Example]) -> int:
@@ -69,7 +90,8 @@ def skip_done(file: TextIO, examples: Iterator[Example]) -> int:
   if file is sys.stdout:
     return 0
   done = 0
-  with open(file.name, encoding="utf-8") as lines:
+  # In bytes: what is no text is found in its line.
+  with open(file.name, "rb") as lines:
     for done, line in enumerate(lines, 1):
       example = next(examples, None)
       if not _is_result_of(line, example):
@@ -84,12 +106,12 @@ def skip_done(file: TextIO, examples: Iterator[Example]) -> int:
   return done
 
 
-def _is_result_of(line: str, example: Example | None) -> bool:
+def _is_result_of(line: bytes, example: Example | None) -> bool:
   if example is None:
     return False
   try:
     record = json.loads(line)
-  except json.JSONDecodeError:
+  except (ValueError, RecursionError):
     return False
   if not isinstance(record, dict):
     return False
@@ -97,21 +119,29 @@ def _is_result_of(line: str, example: Example | None) -> bool:
   return found == [example.index, example.input, example.target]
 
 
-def _check_settings(
-  folder: pathlib.Path, lines: pathlib.Path, settings: Record
-) -> None:
-  # As JSON has them, without tuples.
-  now = json.loads(json.dumps(settings))
-  before = {}
-  if (folder / SETTINGS_FILE).exists():
-    before = files.read_json(folder / SETTINGS_FILE)
-  for name in {**before, **now}:
-    if before.get(name) != now.get(name):
-      raise ValueError(
-        f"{lines} was begun with {name} = {before.get(name)!r}, now it is "
-        f"{now.get(name)!r}; choose another INFER_OUTPUT_DIR, or remove that "
-        "file to start over"
-      )
+@contextlib.contextmanager
+def _naming(path: Any) -> Iterator[None]:
+  """Names the file that can't be written inside, as on a full disk."""
+  try:
+    yield
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    raise OSError(
+      f"{path} can't be written: {error.strerror}; see to that, and start "
+      "again to go on"
+    ) from error
+
+
+@contextlib.contextmanager
+def _while_read() -> Iterator[None]:
+  """Ends without an error where the reader of standard output has gone."""
+  try:
+    yield
+  except BrokenPipeError:
+    # Python flushes it again at its end.
+    with open(os.devnull, "wb") as nowhere:
+      os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _drop_half_line(path: pathlib.Path) -> None:

@@ -11,12 +11,12 @@ from jax.sharding import NamedSharding
 
 from coda_jax import partitioning
 from coda_jax.checkpoints import folders
-from coda_jax.inference import batching, outputs, sources
+from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs
+from coda_jax.training import inputs, values
 
 MODES = ("predict", "score")
 
@@ -83,9 +83,9 @@ def infer(
       fit, or a bad row. What was answered before is kept.
     FloatingPointError: a score is not a number.
   """
+  values.check(locals())
   generate = dict(generate or {})
-  _check(mode, generate, mixture_or_task_name, text, batch_size, window)
-  inputs.check_lengths(task_feature_lengths)
+  _check(mode, generate, mixture_or_task_name, text)
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(batch_size, devices)
   path = _only(folders.find(checkpoint_path), checkpoint_path)
@@ -96,9 +96,7 @@ def infer(
     model = Transformer(model.config.with_reduction(reduction))
   counts = sources.Counts()
   if text is None:
-    inputs.check_task(
-      mixture_or_task_name, task_feature_lengths, model.config.vocab_size
-    )
+    inputs.check_task(mixture_or_task_name, model.config.vocab_size)
     vocabulary = sources.check_task(mixture_or_task_name, split)
     examples = sources.read_task(
       mixture_or_task_name, split, task_feature_lengths
@@ -108,17 +106,21 @@ def infer(
     inputs.check_vocabulary(vocabulary, model.config.vocab_size, text.path)
     examples = sources.read_text(text, task_feature_lengths, counts)
 
-  settings = {
-    "checkpoint_path": path,
-    "initial_checkpoint_path": initial_checkpoint_path,
-    "task_feature_lengths": dict(task_feature_lengths),
-    "reduction": reduction,
-    "generate": generate,
-    "dtype": dtype,
-  }
+  depends_on = {}
+  if infer_output_dir != outputs.STDOUT:  # Else nothing goes on.
+    depends_on = {
+      "checkpoint_path": path,
+      "initial_checkpoint_path": initial_checkpoint_path,
+      "task_feature_lengths": dict(task_feature_lengths),
+      "reduction": reduction,
+      "generate": generate,
+      "dtype": dtype,
+      "vocabulary": settings.of_vocabulary(vocabulary),
+      "model": settings.of_model(model, params),
+    }
   with (
     partitioning.under(devices),
-    outputs.opened(infer_output_dir, FILES[mode], settings) as file,
+    outputs.opened(infer_output_dir, FILES[mode], depends_on) as file,
   ):
     to = "standard output" if infer_output_dir == outputs.STDOUT else file.name
     done = outputs.skip_done(file, examples)
@@ -241,8 +243,6 @@ def _check(
   generate: Mapping[str, Any],
   task: str | None,
   text: sources.Text | None,
-  batch_size: int,
-  window: int,
 ) -> None:
   if mode not in MODES:
     raise ValueError(f"MODE={mode!r}; expected one of {MODES}")
@@ -262,7 +262,6 @@ def _check(
       "GENERATE asks for samples; expected method 'greedy' or 'beam', which "
       "give the same answer again after a restart"
     )
-  inputs.check_counts(batch_size=batch_size, window=window)
 
 
 def _only(paths: Sequence[str], asked: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from coda_jax.data import tables
-from coda_jax.training import inputs
+from coda_jax.training import inputs, values
 
 STDIN = "-"
 STDIN_FORMATS = {"txt": tables.text_lines, "jsonl": tables.json_lines}
@@ -38,6 +38,7 @@ class Text:
   skip_bad_rows: bool = False
 
   def __post_init__(self):
+    values.check(vars(self))
     if self.stdin_format not in STDIN_FORMATS:
       raise ValueError(
         f"STDIN_FORMAT={self.stdin_format!r}; expected one of "
@@ -170,7 +171,7 @@ def _rows(text: Text) -> Iterator[Iterator[tuple[str, str] | tables.BadRow]]:
     with open(text.path, "rb") as file:
       yield tables.fill(tables.text_lines(file, text.path), **templates)
   else:
-    tables.find(text.path)  # Refuses what is not there, or no table.
+    tables.check(text.path)
     yield tables.read(text.path, **templates)
 
 

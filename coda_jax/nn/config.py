@@ -19,7 +19,12 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
   """
   if dtype is None:  # Which NumPy takes for float64.
     raise ValueError("dtype is None; expected bfloat16 or float32")
-  dtype = jnp.dtype(dtype)
+  try:
+    dtype = jnp.dtype(dtype)
+  except TypeError:
+    raise ValueError(
+      f"dtype {dtype!r} is not known (DTYPE); use bfloat16 or float32"
+    ) from None
   if dtype == jnp.float16:
     raise ValueError(
       "dtype float16 is refused: T5's activations exceed its largest value, "
@@ -115,13 +120,13 @@ class CodaConfig:
       ("reduction", self.reduction),
       *((f"layer_reductions of layer {i}", r) for i, r in pairs),
     ]:
-      if not 1 <= r < math.inf:
+      if not (isinstance(r, int | float) and 1 <= r < math.inf):
         raise ValueError(
-          f"CodaConfig.{where} is {r}; expected 1 (dense) or more, since a "
+          f"CodaConfig.{where} is {r!r}; expected 1 (dense) or more, since a "
           "layer processes length / r tokens"
         )
-    if not self.epsilon > 0:
-      raise ValueError(f"CodaConfig.epsilon={self.epsilon}; expected above 0")
+    if not (isinstance(self.epsilon, int | float) and self.epsilon > 0):
+      raise ValueError(f"CodaConfig.epsilon={self.epsilon!r}; expected above 0")
     check_whole("CodaConfig.bottleneck_dim", self.bottleneck_dim, 0)
     _check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
     _check_choice("CodaConfig.router", self.router, ROUTERS)

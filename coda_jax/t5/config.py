@@ -62,10 +62,12 @@ class T5Config:
         f"T5Config.mlp_activations={self.mlp_activations}; expected one of "
         f"{MLP_ACTIVATIONS}"
       )
-    if not 0 <= self.dropout_rate < 1:
+    if not (
+      isinstance(self.dropout_rate, int | float) and 0 <= self.dropout_rate < 1
+    ):
       raise ValueError(
-        f"T5Config.dropout_rate={self.dropout_rate}; expected 0 or more, below "
-        "1"
+        f"T5Config.dropout_rate={self.dropout_rate!r}; expected 0 or more, "
+        "below 1"
       )
     for layer, _ in self.coda.layer_reductions if self.coda else ():
       if not 0 <= layer < self.num_encoder_layers:

@@ -42,10 +42,14 @@ class Best:
     record = self._folder / "metrics.json"
     if not record.exists():
       return None, None
-    found = json.loads(record.read_text("utf-8"))
-    if found["metric"] != self._metric:
+    found = files.read_json(record)
+    with files.naming(record):
+      metric, step, results = (
+        found[name] for name in ("metric", "step", "results")
+      )
+    if metric != self._metric:
       raise ValueError(
-        f"{record} is of the metric {found['metric']!r}, and best_metric is "
+        f"{record} is of the metric {metric!r}, and best_metric is "
         f"{self._metric!r}; choose one of them, or another MODEL_DIR"
       )
     if found.get("mode", self._mode) != self._mode:
@@ -53,7 +57,8 @@ class Best:
         f"{record} is of best_mode={found['mode']!r}, and now it is "
         f"{self._mode!r}; choose one of them, or another MODEL_DIR"
       )
-    return found["step"], found["results"][self._metric]
+    with files.naming(record):
+      return int(step), float(results[metric])
 
   def update(
     self,

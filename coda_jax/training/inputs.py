@@ -9,12 +9,11 @@ import numpy as np
 Batch = dict[str, np.ndarray]
 
 
-def check_task(name: str, lengths: Mapping[str, int], vocab_size: int) -> None:
-  """Checks that the task is registered and fits the lengths and the model.
+def check_task(name: str, vocab_size: int) -> None:
+  """Checks that the task is registered and fits the model.
 
   Args:
     name: seqio task or mixture.
-    lengths: {"inputs": n, "targets": m}.
     vocab_size: rows of the model's embedding.
 
   Raises:
@@ -28,38 +27,11 @@ def check_task(name: str, lengths: Mapping[str, int], vocab_size: int) -> None:
       f"no seqio task or mixture {name!r} is registered; known are "
       f"{sorted(known)}; import the module that adds it in a gin file"
     )
-  check_lengths(lengths)
   features = seqio.get_mixture_or_task(name).output_features
   for feature in ("inputs", "targets"):
     check_vocabulary(
       features[feature].vocabulary, vocab_size, f"{feature!r} of {name!r}"
     )
-
-
-def check_counts(**counts: int) -> None:
-  """Checks arguments that count something.
-
-  Raises:
-    ValueError: naming the one that is below 1.
-  """
-  for name, value in counts.items():
-    if value < 1:
-      raise ValueError(f"{name}={value}; expected 1 or more")
-
-
-def check_lengths(lengths: Mapping[str, int]) -> None:
-  """Checks that inputs and targets both have a length.
-
-  Raises:
-    ValueError: naming the one that has not.
-  """
-  for feature in ("inputs", "targets"):
-    length = lengths.get(feature)
-    if not isinstance(length, int) or length < 1:
-      raise ValueError(
-        f"TASK_FEATURE_LENGTHS={dict(lengths)} has {length} for {feature!r}; "
-        "expected a positive whole number"
-      )
 
 
 def check_vocabulary(vocabulary: Any, vocab_size: int, what: str) -> None:

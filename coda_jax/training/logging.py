@@ -85,8 +85,8 @@ class Logger:
 
     self._folder = folder = Path(model_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    self._tensorboard = metric_writers.SummaryWriter(str(folder))
     _drop_later(folder / METRICS_FILE, first_step)
+    self._tensorboard = metric_writers.SummaryWriter(str(folder))
     self._lines = open(folder / METRICS_FILE, "a", encoding="utf-8")
     self._steps = steps
     self._done = first_step
@@ -115,8 +115,7 @@ class Logger:
   def written(self, step: int, prefix: str) -> dict[str, float]:
     """The scalars that were written of a step, also before a resumption."""
     found: dict[str, float] = {}
-    for line in Path(self._lines.name).read_text("utf-8").splitlines():
-      row = json.loads(line)
+    for _, row in _rows(Path(self._lines.name)):
       if row.pop("step") == step:
         found |= {
           name.removeprefix(f"{prefix}/"): value
@@ -253,15 +252,8 @@ class Profile:
 
     Args:
       model_dir: of the run.
-      steps: the first and the last; None for no profile.
-
-    Raises:
-      ValueError: no such steps.
+      steps: the first and the last, counted from 1; None for no profile.
     """
-    if steps and not 1 <= steps[0] <= steps[1]:
-      raise ValueError(
-        f"profile_steps={steps}; expected (first, last), counted from 1"
-      )
     self._folder = str(model_dir)
     self._first, self._last = steps or (0, 0)
     self._is_running = False
@@ -287,12 +279,29 @@ def _drop_later(path: Path, step: int) -> None:
   """Removes the lines of later steps, and one that was cut off."""
   if not path.exists():
     return
-  kept = []
-  for line in path.read_text("utf-8").splitlines(keepends=True):
-    if line.endswith("\n") and json.loads(line)["step"] <= step:
-      kept.append(line)
+  kept = [line for line, row in _rows(path) if row["step"] <= step]
   with files.aside(path) as temporary:
-    temporary.write_text("".join(kept), "utf-8")
+    temporary.write_bytes(b"".join(kept))
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+  """The lines of `METRICS_FILE` and what they hold, but not a cut off one.
+
+  Raises:
+    ValueError: one of them is damaged.
+  """
+  for number, line in enumerate(path.read_bytes().splitlines(True), 1):
+    if not line.endswith(b"\n"):
+      return
+    try:
+      row = json.loads(line)
+      row["step"] + 0
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+      raise ValueError(
+        f"{path}, line {number}: {line[:60]!r} is not a JSON object with a "
+        "step; remove that line to go on"
+      ) from error
+    yield line, row
 
 
 class Rate:

@@ -22,6 +22,7 @@ from coda_jax.training import (
   setup,
   state,
   steps,
+  values,
 )
 from coda_jax.training.best import Best
 from coda_jax.training.evaluation import Evaluation
@@ -133,12 +134,8 @@ def train(
       process is in `model_dir`.
     FloatingPointError: the loss is no longer finite.
   """
-  inputs.check_task(
-    mixture_or_task_name, task_feature_lengths, model.config.vocab_size
-  )
-  inputs.check_counts(
-    batch_size=batch_size, train_steps=train_steps, microbatches=microbatches
-  )
+  values.check(locals())
+  inputs.check_task(mixture_or_task_name, model.config.vocab_size)
   if batch_size % microbatches:
     raise ValueError(
       f"batch_size={batch_size} does not divide into microbatches="
@@ -146,7 +143,6 @@ def train(
     )
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
-  inputs.check_counts(keep=keep)
   is_split = eval_split in inputs.splits(mixture_or_task_name)
   if best_metric and not is_split:
     raise ValueError(

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
+from coda_jax.training import values
+
 Schedule = optax.Schedule
 Optimizer = Callable[[Schedule], optax.GradientTransformation]
 
@@ -83,6 +85,7 @@ def adamw(
 
 def constant(value: float = 1e-3, *, warmup_steps: int = 0) -> Schedule:
   """`value` throughout, after a linear warm-up from 0."""
+  values.check({"peak": value, "warmup_steps": warmup_steps})
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, value, max(warmup_steps, 1)),
@@ -96,7 +99,7 @@ def warmup_cosine(
   peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
 ) -> Schedule:
   """Linear from 0 to `peak`, then a half cosine to `end` at `steps`."""
-  _check_warmup(steps, warmup_steps)
+  _check_warmup(peak, steps, warmup_steps)
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps, end)
 
 
@@ -104,7 +107,7 @@ def warmup_linear(
   peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
 ) -> Schedule:
   """Linear from 0 to `peak`, then linear to `end` at `steps`."""
-  _check_warmup(steps, warmup_steps)
+  _check_warmup(peak, steps, warmup_steps)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, peak, max(warmup_steps, 1)),
@@ -116,6 +119,7 @@ def warmup_linear(
 
 def rsqrt(base: float = 1.0, *, warmup_steps: int = 10_000) -> Schedule:
   """T5's pretraining schedule: base / sqrt(max(step, warmup_steps))."""
+  values.check({"warmup_steps": warmup_steps})
 
   def schedule(step):
     return base / jnp.sqrt(jnp.maximum(step, warmup_steps).astype(jnp.float32))
@@ -131,7 +135,10 @@ def _clipped(
   return optax.chain(optax.clip_by_global_norm(clip_norm), transform)
 
 
-def _check_warmup(steps: int, warmup_steps: int) -> None:
+def _check_warmup(peak: float, steps: int, warmup_steps: int) -> None:
+  values.check(
+    {"peak": peak, "train_steps": steps, "warmup_steps": warmup_steps}
+  )
   if not 0 <= warmup_steps < steps:
     raise ValueError(
       f"warmup_steps={warmup_steps} with steps={steps}; expected 0 or more "

@@ -20,22 +20,28 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
+def alone_in(
+  folder: str | os.PathLike[str], name: str = "MODEL_DIR"
+) -> Iterator[None]:
   """Keeps other runs of this machine out of a folder, which it makes.
 
   Of several processes that train together, the first holds the lock for all.
   The system frees it when the process ends, however it ends.
 
+  Args:
+    folder: of the run.
+    name: of the macro that sets it, for the message.
+
   Raises:
     ValueError: another run is in it.
   """
   with contextlib.ExitStack() as stack:
-    hosts.from_first(lambda: stack.enter_context(_locked(folder)))
+    hosts.from_first(lambda: stack.enter_context(_locked(folder, name)))
     yield
 
 
 @contextlib.contextmanager
-def _locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+def _locked(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
   path = Path(folder)
   path.mkdir(parents=True, exist_ok=True)
   with open(path / _LOCK, "a+") as file:
@@ -44,8 +50,8 @@ def _locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     except BlockingIOError:
       file.seek(0)
       raise ValueError(
-        f"MODEL_DIR={folder} is in use by process {file.read().strip()}; wait "
-        "until it has ended, or choose another MODEL_DIR"
+        f"{name}={folder} is in use by process {file.read().strip()}; wait "
+        f"until it has ended, or choose another {name}"
       ) from None
     file.truncate(0)
     file.write(str(os.getpid()))

@@ -88,9 +88,58 @@ def test_bytes_that_are_not_utf_8(tmp_path):
   (tmp_path / "x.jsonl").write_bytes(b'{"q": "\xe9", "a": 1}\n')
   with pytest.raises(ValueError, match="line 1: not JSON in UTF-8"):
     tables.load(str(tmp_path / "x.jsonl"), **TEMPLATES)
-  (tmp_path / "x.csv").write_bytes(b"q,a\n\xe9,1\n")
-  with pytest.raises(ValueError, match="line 1: 'utf-8' codec"):
-    tables.load(str(tmp_path / "x.csv"), **TEMPLATES)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_bad_byte_spoils_its_own_row_alone(tmp_path, ending):
+  separator = b"," if ending == "csv" else b"\t"
+  rows = [b"row %d\xc3\xa9" % i + separator + b"x" for i in range(5000)]
+  rows[1000] = b"caf\xe9" + separator + b"x"
+  path = tmp_path / f"x.{ending}"
+  path.write_bytes(b"\n".join([b"q" + separator + b"a", *rows]))
+  with pytest.raises(ValueError, match=r"line 1002: not UTF-8.*byte 0xe9"):
+    tables.load(str(path), **TEMPLATES)
+  with pytest.warns(UserWarning, match="left out 1 bad rows of 5000.*1002"):
+    found = tables.load(str(path), **TEMPLATES, skip_bad_rows=True)
+  assert len(found.inputs) == 4999 and found.inputs[-1] == "q: row 4999é"
+
+
+@pytest.mark.parametrize(
+  ("content", "why"), [(b"q,\xe9\n1,2\n", "byte 0xe9"), (b'"q"x\n1\n', "exp")]
+)
+def test_a_bad_header_is_no_row_to_skip(tmp_path, content, why):
+  (tmp_path / "x.csv").write_bytes(content)
+  with pytest.raises(ValueError, match=f"line 1: no column names: .*{why}"):
+    tables.load(str(tmp_path / "x.csv"), **TEMPLATES, skip_bad_rows=True)
+
+
+def test_a_field_may_be_as_long_as_a_book(tmp_path):
+  for name in ("x.csv", "x.tsv"):
+    path = tmp_path / name
+    separator = "," if name == "x.csv" else "\t"
+    path.write_text(f"q{separator}a\n{'x' * 200_000}{separator}1\n")
+    assert tables.load(str(path), **TEMPLATES).targets == ["1"]
+
+
+@pytest.mark.parametrize(
+  ("template", "value"),
+  [
+    ("{q:>5}", '["a list"]'),
+    ("{q:d}", '"text"'),
+    ("{q:c}", "99999999999"),
+    ("{q}", "[" * 100_000 + "]" * 100_000),
+  ],
+)
+def test_a_value_that_does_not_fit_is_a_bad_row(tmp_path, template, value):
+  path = tmp_path / "x.jsonl"
+  good = "7" if template in ("{q:d}", "{q:c}") else '"y"'
+  path.write_text(f'{{"q": {good}}}\n{{"q": {value}}}\n{{"q": {good}}}\n')
+  templates = {"inputs": template, "targets": ""}
+  with pytest.raises(ValueError, match=r"x\.jsonl, line 2: .*(fit the|deep)"):
+    tables.load(str(path), **templates)
+  with pytest.warns(UserWarning, match="left out 1 bad rows of 3"):
+    found = tables.load(str(path), **templates, skip_bad_rows=True)
+  assert len(found.inputs) == 2
 
 
 def test_a_cut_off_parquet_file(tmp_path):
@@ -121,7 +170,13 @@ def test_an_empty_table(tmp_path):
 
 @pytest.mark.parametrize(
   ("template", "message"),
-  [("{", "Single '{'|expected '}'"), ("{}", "no column"), ("{a.b}", "no col")],
+  [
+    ("{", "Single '{'|expected '}'"),
+    ("{}", "no column"),
+    ("{a.b}", "no col"),
+    ("{0}", "no column"),
+    ("{a:{width}}", "a column in the format of {a}"),
+  ],
 )
 def test_templates_are_checked(template, message):
   with pytest.raises(ValueError, match=message):

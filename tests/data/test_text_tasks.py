@@ -435,7 +435,7 @@ def test_gin_files(prepare, file):
   bound = bindings(file)
   assert bound["mixture_or_task_name"] == name
   lengths = bound["task_feature_lengths"]
-  inputs.check_task(name, lengths, vocab_size=4096)
+  inputs.check_task(name, vocab_size=4096)
   batch = next(
     inputs.train_batches(name, lengths=lengths, batch_size=2, seed=0)
   )

@@ -51,13 +51,14 @@ def test_windows():
   assert list(batching.windows([], 2)) == []
 
 
-def test_what_came_before_a_failure_is_not_lost():
+@pytest.mark.parametrize("kind", [ValueError, OSError, RecursionError])
+def test_what_came_before_a_failure_is_not_lost(kind):
   def stream():
     yield from range(3)
-    raise ValueError("bad row")
+    raise kind("bad row")
 
   found = []
-  with pytest.raises(ValueError, match="bad row"):
+  with pytest.raises(kind, match="bad row"):
     for window in batching.windows(stream(), 2):
       found.append(window)
   assert found == [[0, 1], [2]]

@@ -210,10 +210,10 @@ def test_diverged_parameters_lose_nothing(tmp_path):
   [
     ({"split": "test"}, r"no split 'test'; choose one of \['validation', 'em"),
     ({"split": "empty"}, "split 'empty' of 'reviews' has no examples"),
-    ({"batch_size": 0}, "batch_size=0; expected 1 or more"),
-    ({"repeats": -1}, "repeats=-1; expected 0 or more"),
-    ({"reductions": (2, 0)}, "reduction is 0"),
-    ({"reductions": 3}, r"REDUCTIONS=3; expected \(3,\)"),
+    ({"batch_size": 0}, "BATCH_SIZE=0; expected a whole number, 1 or"),
+    ({"repeats": -1}, "TIMING_REPEATS=-1; expected a whole number"),
+    ({"reductions": (2, 0)}, r"REDUCTIONS=\(2, 0\); expected numbers, 1 or"),
+    ({"reductions": 3}, r"REDUCTIONS=3; expected numbers.* in brackets"),
     ({"dtype": "float16"}, "float16 is refused"),
   ],
 )

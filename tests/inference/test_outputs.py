@@ -1,5 +1,6 @@
 import io
 import json
+import subprocess
 import sys
 
 import pytest
@@ -66,12 +67,22 @@ def test_results_of_other_inputs_are_not_continued(tmp_path, examples, message):
   assert (tmp_path / "x.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("line", ["no json", "[1]"])
+@pytest.mark.parametrize(
+  "line", [b"no json", b"[1]", b'{"index": "\xe9"}', b"[" * 100_000]
+)
 def test_a_damaged_line(tmp_path, line):
   write(tmp_path, RECORDS[:1])
-  with open(tmp_path / "x.jsonl", "a") as file:
-    file.write(line + "\n")
-  with pytest.raises(ValueError, match="line 2: not the result"):
+  with open(tmp_path / "x.jsonl", "ab") as file:
+    file.write(line + b"\n")
+  with pytest.raises(ValueError, match=r"x\.jsonl, line 2: not the result"):
+    resume(tmp_path)
+
+
+def test_a_bad_byte_in_a_result(tmp_path):
+  write(tmp_path, [{**RECORDS[0], "prediction": "here"}])
+  path = tmp_path / "x.jsonl"
+  path.write_bytes(path.read_bytes().replace(b"here", b"h\xe9re"))
+  with pytest.raises(ValueError, match=r"x\.jsonl, line 1: not the result"):
     resume(tmp_path)
 
 
@@ -80,7 +91,7 @@ def test_results_of_other_settings_are_not_continued(tmp_path):
   other = {**SETTINGS, "checkpoint_path": "y"}
   with pytest.raises(ValueError, match="checkpoint_path = 'x', now it is 'y'"):
     resume(tmp_path, settings=other)
-  (tmp_path / "settings.json").unlink()
+  (tmp_path / "x.settings.json").unlink()
   with pytest.raises(ValueError, match="checkpoint_path = None, now it is 'x'"):
     resume(tmp_path)
 
@@ -88,6 +99,59 @@ def test_results_of_other_settings_are_not_continued(tmp_path):
 def test_a_run_that_wrote_nothing_may_change(tmp_path):
   write(tmp_path, [], {"checkpoint_path": "y"})
   assert resume(tmp_path) == (0, EXAMPLES)
+
+
+def test_files_of_one_folder_have_settings_of_their_own(tmp_path):
+  write(tmp_path, RECORDS[:1])
+  other = {**SETTINGS, "checkpoint_path": "y"}
+  with outputs.opened(str(tmp_path), "y.jsonl", other):
+    pass
+  with pytest.raises(ValueError, match="checkpoint_path = 'x', now it is 'y'"):
+    resume(tmp_path, settings=other)
+  assert resume(tmp_path) == (1, EXAMPLES[1:])
+
+
+def test_one_process_a_folder(tmp_path):
+  with outputs.opened(str(tmp_path), "x.jsonl", SETTINGS):
+    with pytest.raises(
+      ValueError, match="INFER_OUTPUT_DIR=.* is in use by pro"
+    ):
+      resume(tmp_path)
+
+
+def test_a_full_disk_is_named(tmp_path):
+  write(tmp_path, RECORDS[:1])
+  whole = (tmp_path / "x.jsonl").read_bytes()
+  (tmp_path / "x.jsonl").unlink()
+  (tmp_path / "x.jsonl").symlink_to("/dev/full")
+  for records in (RECORDS, [{"long": "x" * 100_000}]):
+    with pytest.raises(OSError, match=r"x\.jsonl can't be written: No space"):
+      write(tmp_path, records)
+  # With room again, what had been whole goes on.
+  (tmp_path / "x.jsonl").unlink()
+  (tmp_path / "x.jsonl").write_bytes(whole + b'{"ind')
+  assert resume(tmp_path) == (1, EXAMPLES[1:])
+
+
+READ_ONE = """
+import itertools
+from coda_jax.inference import outputs
+with outputs.opened("-", "x.jsonl", {}) as file:
+  for i in itertools.count():
+    outputs.append(file, [{"index": i}])
+"""
+
+
+def test_a_reader_that_has_enough(tmp_path):
+  with subprocess.Popen(
+    [sys.executable, "-c", READ_ONE],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as writer:
+    assert json.loads(writer.stdout.readline()) == {"index": 0}
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    assert writer.wait() == 0
 
 
 def test_standard_output(monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import random
@@ -170,8 +171,8 @@ def test_a_second_run_goes_on_where_the_first_stopped(
   whole = records(tmp_path / "whole")
   out = tmp_path / "out"
   out.mkdir()
-  (out / "settings.json").write_text(
-    (tmp_path / "whole" / "settings.json").read_text()
+  (out / "predictions.settings.json").write_text(
+    (tmp_path / "whole" / "predictions.settings.json").read_text()
   )
   # The first is marked, to see that it is not done again.
   marked = {**whole[0], "score": -1e6}
@@ -191,6 +192,38 @@ def test_a_second_run_goes_on_where_the_first_stopped(
   assert "wrote 10 results" in capsys.readouterr().err
   with pytest.raises(ValueError, match="reduction = None, now it is 1"):
     infer(checkpoint, out, lines, reduction=1)
+
+
+def test_scores_between_do_not_hide_another_reduction(tmp_path, checkpoint):
+  path = tmp_path / "x.csv"
+  path.write_text("q,a\nwhat,yes\nwho,no\n")
+  out = tmp_path / "out"
+  text = Text(str(path), BYTES, input_template="{q}", target_template="{a}")
+  infer(checkpoint, out, text, reduction=1)
+  infer(checkpoint, out, text, reduction=5, mode="score")
+  with pytest.raises(ValueError, match="with reduction = 1, now it is 5"):
+    infer(checkpoint, out, text, reduction=5)
+
+
+def test_another_model_or_vocabulary_is_not_continued(tmp_path, lines):
+  folder, out = tmp_path / "model", tmp_path / "out"
+
+  def save(seed, **changes):
+    config = testing.tiny_config(vocab_size=4096, **changes)
+    model = coda_jax.Transformer(config)
+    state.save_model(folder, config, testing.random_params(model, seed))
+
+  save(0)
+  infer(folder, out, lines)
+  tiny = dataclasses.replace(lines, vocabulary=vocabularies.load("tiny"))
+  with pytest.raises(ValueError, match="vocabulary = 'ByteVocabulary 259"):
+    infer(folder, out, tiny)
+  for change in ({"seed": 1}, {"seed": 0, "logits_via_embedding": True}):
+    save(**change)
+    with pytest.raises(ValueError, match=r"jsonl was begun with model = "):
+      infer(folder, out, lines)
+  save(0)
+  infer(folder, out, lines)
 
 
 def test_standard_input_to_standard_output(checkpoint, monkeypatch, capsys):
@@ -274,9 +307,9 @@ def test_damaged_parameters(tmp_path, lines):
     ({"mode": "rank"}, r"MODE='rank'; expected one of \('predict', 'score'\)"),
     ({"mode": "score"}, "set TARGET_TEMPLATE"),
     ({"generate": {"method": "sample"}}, "expected method 'greedy' or 'beam'"),
-    ({"window": 0}, "window=0; expected 1 or more"),
+    ({"window": 0}, "window=0; expected a whole number, 1 or more"),
     ({"mixture_or_task_name": "x"}, "set just one of them"),
-    ({"reduction": 0.5}, "reduction is 0.5"),
+    ({"reduction": 0.5}, "REDUCTION=0.5; expected a number, 1 or more"),
   ],
 )
 def test_wrong_arguments(tmp_path, checkpoint, lines, kwargs, message):
@@ -326,4 +359,4 @@ def test_a_task(tmp_path, checkpoint, monkeypatch):
   infer(checkpoint, tmp_path / "out", None, mixture_or_task_name="x")
   found = records(tmp_path / "out")
   assert [r["target"] for r in found] == ["target"] * 4
-  assert calls == [("x", LENGTHS, 384)]
+  assert calls == [("x", 384)]

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -112,10 +113,17 @@ def test_emoji_in_json_is_no_bad_row(tmp_path):
   assert found.input == "\U0001f600"
 
 
-@pytest.mark.parametrize("name", ["x.txt", "x.jsonl"])
+@pytest.mark.parametrize("name", ["x.txt", "x.jsonl", "*.jsonl"])
 def test_no_such_file(tmp_path, name):
-  with pytest.raises(FileNotFoundError, match=name):
+  (tmp_path / "y.jsonl").write_text('{"text": "a"}')
+  with pytest.raises(FileNotFoundError, match=re.escape(name)):
     read(tmp_path / name)
+
+
+def test_a_file_whose_name_has_brackets(tmp_path):
+  (tmp_path / "x[1].jsonl").write_text('{"text": "one"}')
+  (found,) = read(tmp_path / "x[1].jsonl")
+  assert found.input == "one"
 
 
 def test_wrong_format():

@@ -66,6 +66,24 @@ def test_a_save_that_was_killed_does_not_lower_the_bar(tmp_path):
   assert (tmp_path / "best" / "x").read_text() == "1"
 
 
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ('{"metric"', "is no JSON file"),
+    ("[]", "holds a list"),
+    ('{"metric": "score"}', "lacks 'step'"),
+    ('{"metric": "score", "step": 1, "results": {}}', "lacks 'score'"),
+    ('{"metric": "score", "step": 1, "results": 5}', "not subscriptable"),
+    ('{"metric": "score", "step": [], "results": {"score": 1}}', "int"),
+  ],
+)
+def test_a_damaged_record_is_named(tmp_path, content, message):
+  update(Best(tmp_path, "score"), 1, 0.5)
+  (tmp_path / "best" / "metrics.json").write_text(content)
+  with pytest.raises(ValueError, match=rf"best/metrics\.json.*{message}"):
+    Best(tmp_path, "score")
+
+
 def test_bad_input(tmp_path):
   with pytest.raises(ValueError, match="best_mode='most'; expected one of"):
     Best(tmp_path, "score", "most")

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from coda_jax import analysis, testing
 from coda_jax.training import logging
@@ -75,3 +76,17 @@ def test_a_resumed_run_replaces_later_lines(tmp_path):
   logger.close()
   found = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in found] == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+  "line", [b"{", b"[1]", b"{}", b'{"step": "x"}', b'{"step": 2, "\xe9": 1}']
+)
+def test_a_damaged_line_is_named(tmp_path, line):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+  before = path.read_bytes()
+  with pytest.raises(
+    ValueError, match=r"metrics\.jsonl, line 2: .*remove that"
+  ):
+    logging.Logger(tmp_path, first_step=3, steps=4)
+  assert path.read_bytes() == before

@@ -1,0 +1,251 @@
+"""What the arguments of train, evaluate and infer may be.
+
+Gin binds whatever a user writes, and what does not fit would fail where it is
+used first: late, or without a word of which argument it was.
+"""
+
+import math
+import numbers
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+
+from coda_jax import quantization
+from coda_jax.checkpoints.leaves import DTYPES
+from coda_jax.nn.config import compute_dtype
+from coda_jax.t5 import decoding
+from coda_jax.training import best
+
+
+class Kind(NamedTuple):
+  """What a value may be.
+
+  Attributes:
+    expected: in words.
+    fits: whether a value is that.
+  """
+
+  expected: str
+  fits: Callable[[Any], bool]
+
+
+def check(arguments: Mapping[str, Any]) -> None:
+  """Checks the arguments that are known here, before anything is built.
+
+  Args:
+    arguments: of a function, by name.
+
+  Raises:
+    ValueError: naming the macro, or the argument if it has none.
+  """
+  for name, kind in _KINDS.items():
+    if name in arguments and not kind.fits(arguments[name]):
+      shown = _SHOWN.get(name, name.upper())
+      raise ValueError(f"{shown}={arguments[name]!r}; expected {kind.expected}")
+  if "dtype" in arguments:
+    compute_dtype(arguments["dtype"])
+  for name, value in (arguments.get("generate") or {}).items():
+    if name not in _GENERATE:
+      raise ValueError(
+        f"GENERATE has {name!r}; expected some of {sorted(_GENERATE)}, the "
+        "arguments of coda_jax.generate"
+      )
+    kind = _GENERATE[name]
+    if not kind.fits(value):
+      raise ValueError(
+        f"GENERATE has {name}={value!r}; expected {kind.expected}"
+      )
+
+
+def _is_whole(value: Any) -> bool:
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+  # NaN is no number, and infinity no setting.
+  is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  return is_real and math.isfinite(value)
+
+
+def _is_sequence(value: Any) -> bool:
+  return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_path(value: Any) -> bool:
+  return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
+
+
+def _is_pattern(value: Any) -> bool:
+  try:
+    re.compile(value)
+  except (TypeError, re.error):
+    return False
+  return isinstance(value, str)
+
+
+def _are_lengths(value: Any) -> bool:
+  return isinstance(value, Mapping) and all(
+    _COUNT.fits(value.get(name)) for name in ("inputs", "targets")
+  )
+
+
+def _are_steps(value: Any) -> bool:
+  if not _is_sequence(value) or len(value) != 2:
+    return False
+  return all(map(_COUNT.fits, value)) and value[0] <= value[1]
+
+
+def _whole(least: int) -> Kind:
+  return Kind(
+    f"a whole number, {least} or more",
+    lambda value: _is_whole(value) and value >= least,
+  )
+
+
+def _number(least: float) -> Kind:
+  return Kind(
+    f"a number, {least} or more",
+    lambda value: _is_number(value) and value >= least,
+  )
+
+
+def _one_of(choices: Sequence[str]) -> Kind:
+  return Kind(
+    f"one of {tuple(choices)}",
+    lambda value: isinstance(value, str) and value in choices,
+  )
+
+
+def _optional(kind: Kind) -> Kind:
+  return Kind(
+    f"{kind.expected}, or None",
+    lambda value: value is None or kind.fits(value),
+  )
+
+
+_COUNT, _PERIOD, _REDUCTION = _whole(1), _whole(0), _number(1)
+_PATH = Kind("a path", _is_path)
+_TEXT = Kind("a text", lambda value: isinstance(value, str))
+_FLAG = Kind("True or False", lambda value: isinstance(value, bool))
+_SHARE = Kind(
+  "0 or more, below 1", lambda value: _is_number(value) and 0 <= value < 1
+)
+
+_KINDS = {
+  # What is made, and where.
+  "model": Kind(
+    "a model, such as @network.Transformer()",
+    lambda value: isinstance(value, nn.Module),
+  ),
+  "model_dir": _PATH,
+  "checkpoint_path": _PATH,
+  "initial_checkpoint_path": _optional(_PATH),
+  "eval_output_dir": _PATH,
+  "infer_output_dir": _PATH,
+  "save_dtype": _one_of(DTYPES),
+  # Data.
+  "mixture_or_task_name": _optional(_TEXT),
+  "split": _TEXT,
+  "eval_split": _TEXT,
+  "path": _PATH,
+  "input_template": _TEXT,
+  "target_template": _optional(_TEXT),
+  "skip_bad_rows": _FLAG,
+  "task_feature_lengths": Kind(
+    "{'inputs': n, 'targets': m}, each a positive whole number", _are_lengths
+  ),
+  "batch_size": _COUNT,
+  "eval_batch_size": _optional(_COUNT),
+  "eval_examples": _optional(_COUNT),
+  "num_examples": _optional(_COUNT),
+  "pack": _FLAG,
+  "window": _COUNT,
+  # Training.
+  "train_steps": _COUNT,
+  "warmup_steps": _PERIOD,
+  "peak": _number(0),
+  "learning_rate": Kind("a schedule, such as @optimizers.constant()", callable),
+  "optimizer": Kind("an optimizer, such as @optimizers.adafactor", callable),
+  "trained_patterns": Kind(
+    "regular expressions, such as %params.TASK_PATTERNS",
+    lambda value: _is_sequence(value) and all(map(_is_pattern, value)),
+  ),
+  "seed": _whole(0),
+  "z_loss": _number(0),
+  "label_smoothing": _SHARE,
+  "microbatches": _COUNT,
+  "mesh": _optional(
+    Kind(
+      "{'data': n, 'fsdp': m}, how many devices each",
+      lambda value: isinstance(value, Mapping),
+    )
+  ),
+  "log_period": _PERIOD,
+  "eval_period": _PERIOD,
+  "checkpoint_period": _PERIOD,
+  "keep": _COUNT,
+  "best_metric": _optional(_TEXT),
+  "best_mode": _one_of(best.MODES),
+  "early_stop_steps": _optional(_COUNT),
+  "profile_steps": _optional(
+    Kind("(first, last) steps, counted from 1", _are_steps)
+  ),
+  "predict": _FLAG,
+  # Running a model.
+  "reduction": _optional(_REDUCTION),
+  "reductions": _optional(
+    Kind(
+      "numbers, 1 or more, in brackets, such as (1, 2, 3, 5, 8)",
+      lambda value: _is_sequence(value) and all(map(_REDUCTION.fits, value)),
+    )
+  ),
+  "weights": Kind(
+    f"some of {quantization.WEIGHTS}, such as ('float',)",
+    lambda value: (
+      _is_sequence(value) and all(w in quantization.WEIGHTS for w in value)
+    ),
+  ),
+  "metric": _optional(_TEXT),
+  "repeats": _PERIOD,
+  "generate": _optional(
+    Kind(
+      "arguments of coda_jax.generate, such as {'method': 'beam'}",
+      lambda value: isinstance(value, Mapping),
+    )
+  ),
+}
+
+# Arguments whose macros have other names, and those without one.
+_SHOWN = {
+  "num_examples": "EVAL_EXAMPLES",
+  "path": "INPUT_PATH",
+  "repeats": "TIMING_REPEATS",
+  "trained_patterns": "TRAINED",
+  "window": "predict.infer.window",
+} | {
+  name: f"loop.train.{name}"
+  for name in (
+    "best_mode",
+    "eval_batch_size",
+    "eval_split",
+    "keep",
+    "pack",
+    "predict",
+    "profile_steps",
+  )
+}
+
+_GENERATE = {
+  "method": _one_of(decoding.METHODS),
+  "temperature": _number(0),
+  "top_k": _optional(_COUNT),
+  "top_p": _optional(
+    Kind("in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1)
+  ),
+  "num_beams": _COUNT,
+  "alpha": _number(0),
+  "eos_id": Kind("a whole number", _is_whole),
+}
