@@ -13,8 +13,8 @@ from coda_jax import params as params_lib
 from coda_jax.checkpoints import folders
 from coda_jax.compiling import plan, programs, report, variants
 from coda_jax.t5.network import Transformer
-from coda_jax.training import optimizers, values
 from coda_jax.training import logging as logging_lib
+from coda_jax.training import optimizers, values
 
 
 @dataclasses.dataclass(frozen=True)
