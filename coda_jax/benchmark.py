@@ -88,12 +88,13 @@ def measure(
     raise ValueError(f"part {part!r}; expected one of {PARTS}")
   if unknown := [method for method in methods if method not in METHODS]:
     raise ValueError(f"methods {unknown}; expected some of {METHODS}")
+  tokens = shapes.random_tokens(config, batch, length)
   peers = functools.partial(
     torch_peers.subjects,
     config,
     part=part,
     methods=[m for m in methods if m in torch_peers.METHODS],
-    tokens=shapes.random_tokens(config, batch, length),
+    tokens=tokens,
     decode_length=decode_length,
   )
   if part in top_k.PARTS:  # At each r, over the selection at this r.
@@ -109,7 +110,7 @@ def measure(
       coda=coda,
       reductions=reductions,
       methods=[m for m in methods if m in models.METHODS],
-      tokens=shapes.random_tokens(config, batch, length),
+      tokens=tokens,
       decode_length=decode_length,
     )
     groups = [ours + peers(reductions=reductions)]

@@ -3,14 +3,14 @@
 import argparse
 import dataclasses
 import functools
-import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import folders
+from coda_jax.checkpoints import files, folders
 from coda_jax.compiling import plan, programs, report, variants
 from coda_jax.t5.network import Transformer
 from coda_jax.training import logging as logging_lib
@@ -81,7 +81,7 @@ def compile_training(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles a step of `loop.train`, whose arguments these are."""
-  _check(task_feature_lengths, batch_size)
+  shapes = _shapes(task_feature_lengths, batch_size)
 
   def step(variant: variants.Variant, mesh: Any) -> jax.stages.Traced:
     return programs.train_step(
@@ -89,8 +89,7 @@ def compile_training(
       mesh,
       optimizer(learning_rate),
       trained_patterns=variant.trained_patterns,
-      task_feature_lengths=task_feature_lengths,
-      batch_size=batch_size,
+      **shapes,
       frozen_dtype=frozen_dtype,
       z_loss=z_loss,
       label_smoothing=label_smoothing,
@@ -114,11 +113,7 @@ def compile_evaluation(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `evaluate.evaluate`, whose arguments these are, runs."""
-  _check(task_feature_lengths, batch_size)
-  shapes = {
-    "task_feature_lengths": task_feature_lengths,
-    "batch_size": batch_size,
-  }
+  shapes = _shapes(task_feature_lengths, batch_size)
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   return _run(
     options,
@@ -146,11 +141,7 @@ def compile_inference(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `predict.infer`, whose arguments these are, runs."""
-  _check(task_feature_lengths, batch_size)
-  shapes = {
-    "task_feature_lengths": task_feature_lengths,
-    "batch_size": batch_size,
-  }
+  shapes = _shapes(task_feature_lengths, batch_size)
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   own = [] if reduction is None else [reduction]
   run = {
@@ -187,17 +178,13 @@ def _run(
       flush=True,
     )
     if options.json_path:  # Each may take minutes, and the next one fail.
-      _write(options.json_path, rows)
+      files.write_json(
+        pathlib.Path(options.json_path), {"note": report.NOTE, "rows": rows}
+      )
   print(report.table(rows))
   print("\n".join(plan.summary(rows, options.slices)))
   print(report.NOTE)
   return 0 if plan.all_fit(rows) else 1
-
-
-def _write(path: str, rows: Sequence[report.Row]) -> None:
-  with open(path, "w", encoding="utf-8") as file:
-    json.dump({"note": report.NOTE, "rows": list(rows)}, file, indent=2)
-    file.write("\n")
 
 
 def _model(path: str, backbone_path: str | None, dtype: str) -> Transformer:
@@ -211,8 +198,11 @@ def _generation(generate: Mapping[str, Any] | None, shapes: Mapping[str, Any]):
   return lambda variant, mesh: run(variant.model, mesh)
 
 
-def _check(lengths: Mapping[str, int], batch_size: int) -> None:
-  values.check({"task_feature_lengths": lengths, "batch_size": batch_size})
+def _shapes(lengths: Mapping[str, int], batch_size: int) -> dict[str, Any]:
+  """What every program takes of the data, checked."""
+  shapes = {"task_feature_lengths": lengths, "batch_size": batch_size}
+  values.check(shapes)
+  return shapes
 
 
 def _words(text: str) -> tuple[str, ...]:
