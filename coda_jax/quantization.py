@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from coda_jax import params as params_lib
 from coda_jax.t5.network import Transformer
 
 # What a model can be evaluated with.
@@ -56,8 +55,3 @@ def int8(model: Transformer, params: Any) -> tuple[Transformer, dict[str, Any]]:
     jax.random.key(0),
   )
   return quantized, qwix.quantize_params(params, variables["params"])
-
-
-def num_bytes(params: params_lib.Params) -> int:
-  """What the leaves take, quantized or not."""
-  return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
