@@ -15,6 +15,16 @@ os.environ |= {
   "TFDS_DATA_DIR": os.path.join(tempfile.gettempdir(), "no-datasets"),
 }
 
+# What one test compiled, the next one reads, in whichever process it runs: the
+# workers of a run inherit the folder, which the first process makes and removes.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _compiled = tempfile.TemporaryDirectory(prefix="coda-jax-compiled-")
+  os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": _compiled.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
