@@ -15,8 +15,8 @@ os.environ |= {
   "TFDS_DATA_DIR": os.path.join(tempfile.gettempdir(), "no-datasets"),
 }
 
-# What one test compiled, the next one reads, in whichever process it runs: the
-# workers of a run inherit the folder, which the first process makes and removes.
+# What one test compiled, the next one reads, in whichever process it runs: a
+# run's workers inherit the folder, which the first process makes and removes.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _compiled = tempfile.TemporaryDirectory(prefix="coda-jax-compiled-")
   os.environ |= {
