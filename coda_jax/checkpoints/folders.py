@@ -1,4 +1,4 @@
-"""One checkpoint or a folder of them, models and adapters alike."""
+"""One checkpoint or a folder of them: models, adapters, those of a run."""
 
 import dataclasses
 import os
@@ -7,10 +7,20 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import adapter, arrays, formats, state, tensors
+from coda_jax import partitioning
+from coda_jax.checkpoints import (
+  adapter,
+  arrays,
+  formats,
+  initialise,
+  run,
+  state,
+  tensors,
+)
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.checkpoints.pretrained import load_pretrained
 from coda_jax.t5.config import T5Config
@@ -27,8 +37,9 @@ def find(path: str | os.PathLike[str]) -> list[str]:
   """The checkpoints at `path`: itself, or else its subfolders that hold one.
 
   Args:
-    path: a model's folder of any format, an adapter's, a name in
-      `formats.SHIPPED`, or a folder of such folders.
+    path: a model's folder of any format, an adapter's, one that training goes
+      on from (`checkpoints/N`), a name in `formats.SHIPPED`, or a folder of
+      such folders.
 
   Returns:
     Their paths, in natural order: checkpoint_900 before checkpoint_1000.
@@ -52,7 +63,8 @@ def find(path: str | os.PathLike[str]) -> list[str]:
     raise FileNotFoundError(
       f"{path} holds no checkpoint, and none of its subfolders does; expected "
       "a model's folder (of coda_jax, Hugging Face or t5x), an adapter's, a "
-      f"folder of such folders, or one of {formats.SHIPPED}"
+      "run's checkpoints/N, a folder of such folders, or one of "
+      f"{formats.SHIPPED}"
     )
   return sorted(found, key=_natural)
 
@@ -71,6 +83,10 @@ def check(
       format, or there is no backbone for an adapter.
   """
   for path in paths:
+    if run.is_run(path):
+      if not run.is_whole(path):
+        _check_backbone(path, backbone_path)
+      continue
     if not is_adapter(path):
       formats.read(path)
       continue
@@ -89,6 +105,8 @@ def read_config(
   Raises:
     FileNotFoundError, ValueError: as `check`.
   """
+  if run.is_run(path):
+    return run.read_config(path)
   if not is_adapter(path):
     return formats.read(path)[0]
   fields = adapter.read_config(path)
@@ -100,10 +118,10 @@ def read_config(
 def read(
   path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
 ) -> tuple[T5Config, dict[str, Leaf]]:
-  """`formats.read`, of an adapter on its backbone too.
+  """`formats.read`, of an adapter or a run on its backbone too.
 
   Args:
-    path: a model's folder of any format, or an adapter's.
+    path: as `find` returns.
     backbone_path: the pretrained model that an adapter goes on, or None.
 
   Returns:
@@ -112,6 +130,9 @@ def read(
   Raises:
     FileNotFoundError, ValueError: as `check`; an adapter of another backbone.
   """
+  if run.is_run(path):
+    check([path], backbone_path)
+    return run.read(path, backbone_path)
   if not is_adapter(path):
     return formats.read(path)
   fields = adapter.read_config(path)
@@ -153,6 +174,21 @@ def load_each(
   check(paths, backbone_path)
   backbone = None
   for path in paths:
+    if run.is_run(path):
+      config, found = run.read(path, backbone_path)
+      model = Transformer(dataclasses.replace(config, dtype=dtype))
+      yield (
+        path,
+        model,
+        initialise.from_leaves(
+          model,
+          found,
+          jax.random.key(0),
+          path,
+          shardings=mesh and partitioning.shardings(model, mesh),
+        ),
+      )
+      continue
     if not is_adapter(path):
       yield path, *load_pretrained(path, dtype=dtype, mesh=mesh)
       continue
@@ -171,13 +207,14 @@ def load_each(
 def _check_backbone(path: Any, backbone_path: Any) -> None:
   if backbone_path is None:
     raise ValueError(
-      f"{path} is an adapter, without its backbone; set "
-      "INITIAL_CHECKPOINT_PATH to the pretrained model that it was trained on"
+      f"{path} is an adapter, or of a run that trains one, without its "
+      "backbone; set INITIAL_CHECKPOINT_PATH to the pretrained model that it "
+      "was trained on"
     )
 
 
 def _holds_checkpoint(path: str | os.PathLike[str]) -> bool:
-  if is_adapter(path):
+  if is_adapter(path) or run.is_run(path):
     return True
   try:
     formats.detect(path)

@@ -87,6 +87,11 @@ def read(
 def _nearby(folder: Any) -> str:
   """What the user may have meant."""
   path = pathlib.Path(folder)
+  if (path / "_CHECKPOINT_METADATA").exists():
+    return (
+      "it is what training goes on from, which coda_jax.eval, infer, export "
+      "and convert read; its run ends with a model/ or adapter/"
+    )
   if "://" not in str(folder) and path.is_dir():
     inner = sorted(
       p.name

@@ -25,7 +25,19 @@ def read(folder: Any) -> dict[str, Leaf]:
   Raises:
     ValueError: damaged metadata, or an array that is missing or damaged.
   """
-  state = folder / "state"
+  return read_part(folder / "state", "target")
+
+
+def read_part(state: Any, part: str) -> dict[str, Leaf]:
+  """Reads {path below `part`: Leaf} of a tree that orbax wrote.
+
+  Args:
+    state: the folder of the tree, an etils path or pathlib's.
+    part: the first key of the paths.
+
+  Raises:
+    ValueError: damaged metadata, or an array that is missing or damaged.
+  """
   metadata = files.read_json(state / METADATA_FILE)
   spec: dict[str, Any] = {
     "driver": "zarr3" if metadata.get("use_zarr3") else "zarr",
@@ -41,7 +53,7 @@ def read(folder: Any) -> dict[str, Leaf]:
     ]
   leaves = {}
   for keys in trees:
-    if keys[:1] != ["target"] or len(keys) == 1:
+    if keys[:1] != [part] or len(keys) == 1:
       continue
     name, path = ".".join(keys), "/".join(keys[1:])
     kvstore: Any = {

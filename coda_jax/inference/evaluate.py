@@ -49,8 +49,8 @@ def evaluate(
   """Evaluates checkpoints, times them in turn, and prints one table.
 
   Args:
-    checkpoint_path: a model's folder, an adapter's, or a folder of such
-      folders, as for `folders.find`.
+    checkpoint_path: a model's folder, an adapter's, a run's checkpoints/N,
+      or a folder of such folders, as for `folders.find`.
     eval_output_dir: gets `results.json`, rewritten after each evaluation,
       `predictions/CHECKPOINT/rR/TASK.jsonl`, and `accuracy_speed.png`.
     mixture_or_task_name: known to seqio.

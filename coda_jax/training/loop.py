@@ -232,6 +232,7 @@ def train(
         reductions=reductions,
         seed=seed,
         pack=pack,
+        frozen_dtype=frozen_dtype,
       ),
     )
     current = checkpoints.restore(current)

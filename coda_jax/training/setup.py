@@ -14,10 +14,10 @@ from jax.sharding import Mesh, NamedSharding
 from coda_jax import params as params_lib
 from coda_jax import partitioning
 from coda_jax.checkpoints import adapter as adapter_files
-from coda_jax.checkpoints import formats, initialise
+from coda_jax.checkpoints import checksums, formats, initialise, run
 from coda_jax.checkpoints import state as model_files
 from coda_jax.t5.config import T5Config
-from coda_jax.training import checksums, hosts, inputs, state
+from coda_jax.training import hosts, inputs, state
 
 
 def check_model_dir(model_dir: str) -> None:
@@ -43,13 +43,10 @@ def describe_run(
     frozen: the parameters that are not trained.
     settings: further arguments of `loop.train`.
   """
-  fields = dataclasses.asdict(config)
-  for name in ("dtype", "remat"):
-    del fields[name]
   return {
-    **{f"T5Config.{name}": value for name, value in fields.items()},
+    **run.describe(config),
     **settings,
-    "a checksum of the frozen parameters": checksums.of_all(frozen),
+    run.FROZEN: checksums.of_all(frozen),
   }
 
 

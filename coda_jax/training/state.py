@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from coda_jax.training import checksums, hosts
+from coda_jax.checkpoints import checksums
+from coda_jax.training import hosts
 
 
 @flax.struct.dataclass

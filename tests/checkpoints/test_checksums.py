@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coda_jax.training import checksums
+from coda_jax.checkpoints import checksums
 
 
 def by_hand(x):

@@ -8,13 +8,12 @@ the order of adding those does not matter.
 import json
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-
-from coda_jax.training import hosts
 
 _BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
@@ -26,15 +25,18 @@ def of_leaves(tree: Any) -> dict[str, int]:
     jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
   ]
   sums = _sums([leaf for _, leaf in leaves])
-  return {
-    name: int(hosts.fetch(value))
-    for name, value in zip(names, sums, strict=True)
-  }
+  # Scalars are in every process, whichever of them hold the arrays.
+  return {name: int(value) for name, value in zip(names, sums, strict=True)}
 
 
 def of_all(tree: Any) -> int:
   """One number for the names and the contents of all leaves."""
-  return zlib.crc32(json.dumps(sorted(of_leaves(tree).items())).encode())
+  return of_sums(of_leaves(tree))
+
+
+def of_sums(sums: Mapping[str, int]) -> int:
+  """The number of `of_all`, from the `of_leaves`."""
+  return zlib.crc32(json.dumps(sorted(sums.items())).encode())
 
 
 @jax.jit

@@ -1,0 +1,155 @@
+"""What a run goes on from: `MODEL_DIR/checkpoints/N`, which training writes.
+
+Such a folder of orbax's has the leaves that are trained and the optimizer's
+state, sums over their bits, and what the run was begun with. The leaves that
+are not trained are those of the run's INITIAL_CHECKPOINT_PATH.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from coda_jax import params as params_lib
+from coda_jax.checkpoints import (
+  checksums,
+  files,
+  formats,
+  initialise,
+  leaves,
+  state,
+  t5x_orbax,
+)
+from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.t5.config import T5Config
+from coda_jax.t5.network import Transformer
+
+# Among what the run was begun with, as a message would have it.
+FROZEN = "a checksum of the frozen parameters"
+
+_CONFIG = "T5Config."
+# How a model computes, which may change from one start to the next.
+_FREE = ("dtype", "remat")
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+  """Whether a folder is a checkpoint that training goes on from."""
+  return (pathlib.Path(path) / "default" / t5x_orbax.METADATA_FILE).exists()
+
+
+def describe(config: T5Config) -> dict[str, Any]:
+  """The shape of a run's model, by names of its own."""
+  fields = dataclasses.asdict(config)
+  return {
+    _CONFIG + name: value for name, value in fields.items() if name not in _FREE
+  }
+
+
+def read_config(path: str | os.PathLike[str]) -> T5Config:
+  """The shape of the model that is trained.
+
+  Raises:
+    FileNotFoundError: the description is not there.
+    ValueError: it is damaged, or not of a run of coda_jax.
+  """
+  return _config(_read_about(path), path)
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+  """Whether every leaf is trained, so that the folder has the whole model.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_config`; damaged arrays.
+  """
+  config = read_config(path)
+  return not _expected(config).keys() - _trained(path).keys()
+
+
+def read(
+  path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
+) -> tuple[T5Config, dict[str, Leaf]]:
+  """Reads the shape of a run's model, and its leaves by parameter path.
+
+  Args:
+    path: a folder `checkpoints/N`.
+    backbone_path: the run's INITIAL_CHECKPOINT_PATH, of any format; not looked
+      at where all leaves were trained.
+
+  Raises:
+    FileNotFoundError: a part of it is missing.
+    ValueError: files that are damaged, or another backbone.
+  """
+  about = _read_about(path)
+  config = _config(about, path)
+  expected, found = _expected(config), _trained(path)
+  found = {
+    name: _checked(leaf, about["checksums"].get(f"trained/{name}"), path, name)
+    for name, leaf in found.items()
+  }
+  frozen = {}
+  if missing := expected.keys() - found.keys():
+    _, backbone = formats.read(backbone_path)
+    dtype = about["run"].get("frozen_dtype", "float32")
+    frozen = {
+      name: backbone[name].astype(dtype) for name in missing & backbone.keys()
+    }
+  leaves.check({**frozen, **found}, expected, str(path))
+  if frozen:
+    sums = {name: _sum(leaf) for name, leaf in frozen.items()}
+    if checksums.of_sums(sums) != about["run"].get(FROZEN):
+      raise ValueError(
+        f"{path} was trained on another model than {backbone_path}: the leaves "
+        "that it leaves frozen differ; give the INITIAL_CHECKPOINT_PATH that "
+        "it was trained with"
+      )
+  return config, {**frozen, **found}
+
+
+def _read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+  file = pathlib.Path(path) / "_CHECKPOINT_METADATA"
+  about = files.read_json(file).get("custom_metadata") or {}
+  if not {"run", "checksums"} <= about.keys():
+    raise ValueError(
+      f"{file} does not say what is trained, so it is not a checkpoint of "
+      "coda_jax.train, or one of an older version: start its run again to "
+      "have its model/ or adapter/"
+    )
+  return about
+
+
+def _config(about: Mapping[str, Any], path: str | os.PathLike[str]) -> T5Config:
+  fields = {
+    name.removeprefix(_CONFIG): value
+    for name, value in about["run"].items()
+    if name.startswith(_CONFIG)
+  }
+  with files.naming(path):
+    return state.config_from_dict(fields)
+
+
+def _expected(config: T5Config) -> dict[str, Any]:
+  return params_lib.flatten(initialise.abstract_params(Transformer(config)))
+
+
+def _trained(path: str | os.PathLike[str]) -> dict[str, Leaf]:
+  return t5x_orbax.read_part(pathlib.Path(path) / "default", "trained")
+
+
+def _sum(leaf: Leaf) -> int:
+  return checksums.of_leaves({"": leaf.read()})[""]
+
+
+def _checked(leaf: Leaf, expected: int | None, path: Any, name: str) -> Leaf:
+  """The leaf, whose bits are summed up when it is read."""
+
+  def read() -> Any:
+    array = leaf.read()
+    if checksums.of_leaves({"": array})[""] != expected:
+      raise ValueError(
+        f"{path} is damaged: {name} is not what was saved; take another "
+        "checkpoint"
+      )
+    return array
+
+  return leaves.Leaf(leaf.shape, leaf.dtype, read)

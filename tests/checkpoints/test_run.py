@@ -1,0 +1,113 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import coda_jax
+from coda_jax import params as params_lib
+from coda_jax import testing
+from coda_jax.checkpoints import folders, run, state
+from coda_jax.nn.config import LoraConfig
+from coda_jax.training import setup
+from coda_jax.training.state import Checkpoints, TrainState
+
+CODA = coda_jax.CodaConfig(
+  reduction=3, bottleneck_dim=4, lora=LoraConfig(rank=2)
+)
+
+
+@pytest.fixture
+def backbone(tmp_path):
+  model = coda_jax.Transformer(testing.tiny_config())
+  state.save_model(
+    tmp_path / "backbone", model.config, testing.random_params(model)
+  )
+  return tmp_path / "backbone"
+
+
+def save(folder, backbone, *, patterns, frozen_dtype="float32", steps=(2, 10)):
+  """A run's checkpoints; returns its model and parameters."""
+  _, dense = coda_jax.load_pretrained(backbone)
+  model = coda_jax.Transformer(testing.tiny_config(coda=CODA))
+  params = params_lib.flatten(testing.random_params(model, 5))
+  params |= {
+    name: leaf
+    for name, leaf in params_lib.flatten(dense).items()
+    if not params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+  }
+  trained, frozen = params_lib.split(params_lib.unflatten(params), patterns)
+  frozen = jax.tree.map(lambda x: x.astype(frozen_dtype), frozen)
+  checkpoints = Checkpoints(
+    folder,
+    keep=len(steps),
+    run=setup.describe_run(model.config, frozen, frozen_dtype=frozen_dtype),
+  )
+  for step in steps:
+    current = TrainState.create(trained, optax.adam(1e-3))
+    checkpoints.save(current.replace(step=jnp.int32(step)))
+  checkpoints.close()
+  return model, params_lib.merge(trained, frozen)
+
+
+@pytest.mark.parametrize(
+  "patterns, frozen_dtype",
+  [
+    (params_lib.TASK_PATTERNS, "bfloat16"),
+    (params_lib.ALL_PATTERNS, "float32"),
+  ],
+)
+def test_a_run_is_evaluated_as_it_is_trained(
+  tmp_path, backbone, patterns, frozen_dtype
+):
+  model, params = save(
+    tmp_path, backbone, patterns=patterns, frozen_dtype=frozen_dtype
+  )
+  paths = folders.find(tmp_path / "checkpoints")
+  assert [path.rsplit("/", 1)[1] for path in paths] == ["2", "10"]
+  whole = patterns == params_lib.ALL_PATTERNS
+  assert [run.is_whole(path) for path in paths] == [whole, whole]
+  for _, found, read in folders.load_each(paths, None if whole else backbone):
+    assert found.config == model.config
+    jax.tree.map(
+      lambda x, y: np.testing.assert_array_equal(x, y.astype("float32")),
+      read,
+      params,
+    )
+  assert folders.read_config(paths[0], None) == model.config
+
+
+def test_an_adapter_needs_the_backbone_it_was_trained_on(tmp_path, backbone):
+  save(tmp_path, backbone, patterns=params_lib.TASK_PATTERNS)
+  path = tmp_path / "checkpoints" / "10"
+  with pytest.raises(ValueError, match="set INITIAL_CHECKPOINT_PATH"):
+    folders.read(path, None)
+  model = coda_jax.Transformer(testing.tiny_config())
+  state.save_model(
+    tmp_path / "other", model.config, testing.random_params(model, 9)
+  )
+  with pytest.raises(ValueError, match="trained on another model than .*other"):
+    folders.read(path, tmp_path / "other")
+  with pytest.raises(FileNotFoundError, match="what training goes on from"):
+    coda_jax.load_pretrained(path)
+
+
+def test_what_is_not_as_it_was_saved_is_named(tmp_path, backbone):
+  save(tmp_path, backbone, patterns=params_lib.TASK_PATTERNS)
+  path = tmp_path / "checkpoints" / "10"
+  file = path / "_CHECKPOINT_METADATA"
+  about = json.loads(file.read_text())
+  sums = about["custom_metadata"]["checksums"]
+  key = next(key for key in sums if key.startswith("trained/encoder"))
+  name = key.removeprefix("trained/")
+  sums[key] ^= 1
+  file.write_text(json.dumps(about))
+  _, leaves = folders.read(path, backbone)
+  with pytest.raises(ValueError, match=f"{path} is damaged: {name} is not"):
+    leaves[name].read()
+  del about["custom_metadata"]["run"]
+  file.write_text(json.dumps(about))
+  with pytest.raises(ValueError, match="does not say what is trained"):
+    folders.check([str(path)], backbone)
