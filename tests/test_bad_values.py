@@ -130,8 +130,18 @@ def test_one_message(program, arguments, binding, message, capsys, monkeypatch):
   assert err.startswith("python -m coda_jax.") and len(err.splitlines()) == 2
 
 
-@pytest.mark.parametrize("value", ["accuracy", "5", "None"])
-def test_metrics_of_a_table(value, capsys):
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    ("TABLE_METRICS=accuracy", "='accuracy'; expected a list, such as ['accur"),
+    ("TABLE_METRICS=5", "=5; expected a list, such as ['accuracy']"),
+    ("TABLE_METRICS=None", "=None; expected a list, such as ['accuracy']"),
+    ("TABLE=5", "=5; expected a text"),
+    ("TARGET_TEMPLATE=5", "=5; expected a text"),
+    ("VOCABULARY=['tiny']", "=['tiny']; expected 'tiny', 'byt5' or the path"),
+  ],
+)
+def test_values_of_a_table(binding, message, capsys):
   arguments = [
     *EVAL,
     "--gin_file=tasks/table.gin",
@@ -140,9 +150,8 @@ def test_metrics_of_a_table(value, capsys):
     "--gin.INPUT_TEMPLATE={a}",
     "--gin.TARGET_TEMPLATE={b}",
     "--gin.VOCABULARY=tiny",
-    f"--gin.TABLE_METRICS={value}",
+    f"--gin.{binding}",
   ]
   assert eval_lib.main(arguments) == 2
-  err = capsys.readouterr().err
-  assert "TABLE_METRICS=" in err and "such as ['accuracy']" in err
+  assert binding.partition("=")[0] + message in capsys.readouterr().err
   assert "table" not in seqio.TaskRegistry.names()

@@ -213,6 +213,11 @@ def _delimited(path: str, **dialect: Any) -> Rows:
         why = _not_utf_8(fields or ())
       except csv.Error as error:
         fields, why = [], str(error)
+        if why == "unexpected end of data":  # All rows to the end are in it.
+          raise ValueError(
+            f"{where}: a quote opens in this row and never closes; close it, "
+            'or write "" for a quote within quotes'
+          ) from error
       if fields is None:
         return
       if why and header is None:

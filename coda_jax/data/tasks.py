@@ -184,6 +184,14 @@ def table_task(
       rows at all.
     FileNotFoundError: if there are no training files.
   """
+  for macro, value in (
+    ("TABLE", filepattern),
+    ("INPUT_TEMPLATE", inputs),
+    ("TARGET_TEMPLATE", targets),
+  ):
+    if not isinstance(value, str):
+      raise ValueError(f"{macro}={value!r}; expected a text")
+  vocabularies.load(vocabulary)
   _check_filepattern(filepattern, "data/reviews-{split}.csv")
   if not isinstance(metric_fns, list | tuple):
     raise ValueError(

@@ -10,7 +10,6 @@ import seqio
 DEFAULT_SENTINELS = 100
 
 
-@functools.lru_cache
 def load(
   vocabulary: str = "tiny", *, extra_ids: int = DEFAULT_SENTINELS
 ) -> seqio.Vocabulary:
@@ -23,7 +22,18 @@ def load(
 
   Raises:
     FileNotFoundError: if `vocabulary` is neither a name nor a file.
+    ValueError: if it is no text.
   """
+  if not isinstance(vocabulary, str):
+    raise ValueError(
+      f"VOCABULARY={vocabulary!r}; expected 'tiny', 'byt5' or the path of a "
+      "SentencePiece model (spiece.model)"
+    )
+  return _load(vocabulary, extra_ids)
+
+
+@functools.lru_cache
+def _load(vocabulary: str, extra_ids: int) -> seqio.Vocabulary:
   if vocabulary == "byt5":
     return seqio.ByteVocabulary()
   if vocabulary == "tiny":

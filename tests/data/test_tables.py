@@ -104,6 +104,12 @@ def test_a_bad_byte_spoils_its_own_row_alone(tmp_path, ending):
   assert len(found.inputs) == 4999 and found.inputs[-1] == "q: row 4999é"
 
 
+def test_an_open_quote_is_no_row_to_skip(tmp_path):
+  (tmp_path / "x.csv").write_text('q,a\n1,2\n"3,4\n5,6\n')
+  with pytest.raises(ValueError, match="line 3: a quote opens in this row"):
+    tables.load(str(tmp_path / "x.csv"), **TEMPLATES, skip_bad_rows=True)
+
+
 @pytest.mark.parametrize(
   ("content", "why"), [(b"q,\xe9\n1,2\n", "byte 0xe9"), (b'"q"x\n1\n', "exp")]
 )

@@ -33,6 +33,11 @@ def test_byt5_sentinels_are_its_last_ids():
   assert vocabularies.num_sentinels(vocabulary) == 100
 
 
+def test_no_text():
+  with pytest.raises(ValueError, match="VOCABULARY=.'tiny'.; expected 'tiny'"):
+    vocabularies.load(["tiny"])
+
+
 def test_unknown_name():
   with pytest.raises(FileNotFoundError, match="expected 'tiny', 'byt5' or"):
     vocabularies.load("no_such_vocabulary")
