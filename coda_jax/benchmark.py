@@ -4,13 +4,15 @@ python -m coda_jax.benchmark --size base --length 512 --batch 4 \
   --reductions 3,5,8 --json benchmark.json --plot benchmark.png
 python -m coda_jax.benchmark --part train --decode_length 64
 python -m coda_jax.benchmark --part soft_top_k --batch 32 --length 512,4096
+python -m coda_jax.benchmark --batch 32 --dtype bfloat16 --compile_for v5e:1x1
 
 All alternatives are timed in turn, on random weights and tokens. The first is
 what the speed-ups are over. FLOP ratio is what the arithmetic allows, share is
 how much of it was reached. A step of training has the trainer's own gradient
 and Adafactor, of adapters, routers and norms alone; its FLOPs and its memory
 are the compiler's count. Peers are timed where they are installed: the extra
-`bench`.
+`bench`. With --compile_for nothing runs: times are what the compiler expects
+of the encoder on one device of a TPU slice (the extra `tpu`).
 """
 
 import argparse
@@ -24,7 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from coda_jax import report
-from coda_jax.benchmarking import models, shapes, timing, top_k, torch_peers
+from coda_jax.benchmarking import (
+  estimates,
+  models,
+  shapes,
+  timing,
+  top_k,
+  torch_peers,
+)
 from coda_jax.checkpoints import files
 from coda_jax.nn import config as nn_config
 from coda_jax.t5.config import CodaConfig, T5Config
@@ -181,35 +190,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     default=32,
     help="tokens that generate writes, and of the targets of train",
   )
+  parser.add_argument(
+    "--compile_for",
+    metavar="SLICE",
+    help="the compiler's estimate for a TPU that need not be there, v5e:1x1",
+  )
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--json", metavar="FILE", type=Path)
   parser.add_argument("--plot", metavar="FILE", type=Path, help="a PNG")
   arguments = parser.parse_args(argv)
+  if arguments.compile_for and (
+    arguments.part != "encoder" or arguments.methods
+  ):
+    parser.error(
+      "--compile_for compares encoders of adapter and coda; leave --part and "
+      "--methods out"
+    )
   methods = arguments.methods or (*models.METHODS, *torch_peers.installed())
   rows = []
   try:
     config = shapes.size_config(arguments.size, arguments.dtype)
+    coda = CodaConfig(
+      attention=arguments.attention,
+      router=arguments.router,
+      dispatch=arguments.dispatch,
+    )
     for length in arguments.length:
       reductions = arguments.reductions
       if arguments.slots:
         reductions = (length / arguments.slots,)
-      rows += measure(
-        config,
-        size=arguments.size,
-        part=arguments.part,
-        reductions=reductions,
-        coda=CodaConfig(
-          attention=arguments.attention,
-          router=arguments.router,
-          dispatch=arguments.dispatch,
-        ),
-        methods=methods,
-        length=length,
-        batch=arguments.batch,
-        decode_length=arguments.decode_length,
-        repeats=arguments.repeats,
-      )
-  except ValueError as error:
+      shared = {
+        "size": arguments.size,
+        "reductions": reductions,
+        "coda": coda,
+        "length": length,
+        "batch": arguments.batch,
+      }
+      if arguments.compile_for:
+        rows += estimates.measure(
+          config, slice_name=arguments.compile_for, **shared
+        )
+      else:
+        rows += measure(
+          config,
+          part=arguments.part,
+          methods=methods,
+          decode_length=arguments.decode_length,
+          repeats=arguments.repeats,
+          **shared,
+        )
+  except (ValueError, ModuleNotFoundError) as error:
     parser.error(str(error))
   found = report.environment()
   print(

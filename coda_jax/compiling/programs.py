@@ -130,6 +130,36 @@ def generate(
   return _call(call, model, mesh, batch_size, task_feature_lengths["inputs"])
 
 
+def encode(
+  model: Transformer, mesh: Mesh, *, length: int, batch_size: int
+) -> jax.stages.Traced:
+  """The encoder alone, on weights in the dtype that it computes in.
+
+  Args:
+    model: a `Transformer`.
+    mesh: of the devices to compile for.
+    length: of the inputs, in tokens.
+    batch_size: inputs of the whole batch.
+
+  Raises:
+    ValueError: the mesh does not divide the model or the batch.
+  """
+  places = partitioning.shardings(model, mesh)
+  partitioning.check_batch(batch_size, mesh)
+  params = _placed(
+    initialise.abstract_params(model), places, model.config.dtype
+  )
+  tokens = jax.ShapeDtypeStruct(
+    (batch_size, length), jnp.int32, sharding=partitioning.batch_sharding(mesh)
+  )
+  with partitioning.under(mesh):
+    return jax.jit(
+      lambda params, tokens: model.apply(
+        {"params": params}, tokens, enable_dropout=False, method="encode"
+      )
+    ).trace(params, tokens)
+
+
 def score(
   model: Transformer,
   mesh: Mesh,

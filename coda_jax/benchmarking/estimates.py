@@ -1,0 +1,80 @@
+"""What a TPU's compiler expects of the encoder, on a machine without a TPU."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from coda_jax import analysis, partitioning
+from coda_jax.compiling import programs, report, topologies
+from coda_jax.t5.config import CodaConfig, T5Config
+from coda_jax.t5.network import Transformer
+
+
+def measure(
+  config: T5Config,
+  *,
+  size: str,
+  slice_name: str,
+  coda: CodaConfig,
+  reductions: Sequence[float],
+  length: int,
+  batch: int,
+) -> list[dict[str, Any]]:
+  """Compiles encoders for one chip, the parallel adapter's first.
+
+  Args:
+    config: the backbone's shape, and the dtype of weights and computation.
+    size: its name, for the rows.
+    slice_name: of `topologies`, such as "v5e:1x1"; one device of it is used.
+    coda: attention, router and the rest; its reduction is not looked at.
+    reductions: r of each CoDA.
+    length: input tokens of a sequence.
+    batch: sequences.
+
+  Returns:
+    A row a method and r, as of `timing.measure`; `median_ms` is the compiler's
+    cycles at the chip's clock, with the time of kernels by their own FLOPs and
+    bytes, and `first_ms` the time to compile.
+
+  Raises:
+    ModuleNotFoundError, ValueError: no `libtpu`, or no such slice.
+  """
+  found = topologies.get(slice_name)
+  mesh = partitioning.mesh_of(None, found.devices[:1])
+  rows: list[dict[str, Any]] = []
+  for method, r in [("adapter", 1.0), *(("coda", r) for r in reductions)]:
+    chosen = dataclasses.replace(coda, reduction=float(r))
+    model = Transformer(dataclasses.replace(config, coda=chosen))
+    traced = programs.encode(model, mesh, length=length, batch_size=batch)
+    cost = report.measure(traced, found.chip, 1)
+    if not cost["fits"]:
+      needed, there = (cost[x] / 2**30 for x in ("peak_bytes", "hbm_bytes"))
+      raise ValueError(
+        f"{method} at r = {r:g} needs {needed:.1f} GiB of a chip's "
+        f"{there:.2f}; take a smaller --batch"
+      )
+    flops = analysis.encoder_flops(model.config, length)
+    is_coda = method == "coda"
+    row = {
+      "part": "encoder",
+      "size": size,
+      "method": method,
+      "reduction": float(r),
+      "attention": chosen.attention if is_coda else None,
+      "router": chosen.router if is_coda else None,
+      "dispatch": chosen.dispatch if is_coda else None,
+      "length": length,
+      "batch": batch,
+      "dtype": model.config.dtype.name,
+      "platform": f"{found.name}, one device, by its compiler",
+      "first_ms": 1e3 * cost["compile_seconds"],
+      "median_ms": cost["compute_ms"] + cost["kernels_ms"],
+      "kernels_ms": cost["kernels_ms"],
+      "flops": flops,
+    }
+    base = rows[0] if rows else row
+    row["speedup"] = base["median_ms"] / row["median_ms"]
+    row["flop_ratio"] = base["flops"] / row["flops"]
+    row["share"] = row["speedup"] / row["flop_ratio"]
+    rows.append(row)
+  return rows
