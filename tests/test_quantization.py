@@ -38,7 +38,8 @@ def rounded(small, path):
   """The kernel that int8 numbers and their scales stand for."""
   array = at(small, path).array
   assert array.qvalue.dtype == jnp.int8
-  return np.asarray(array.qvalue, np.float64) * np.asarray(array.scale)
+  kernel = np.asarray(array.qvalue, np.float64) * np.asarray(array.scale)
+  return kernel.reshape(-1, kernel.shape[-1])  # That of `out` is of heads.
 
 
 def is_projection(path):

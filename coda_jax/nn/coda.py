@@ -29,7 +29,11 @@ class Block(Protocol):
   """
 
   def normalize(self, x: Array) -> Array:
-    """The block's first norm: [batch, n, emb_dim] -> the same shape."""
+    """The block's first norm: [batch, n, emb_dim] -> the same shape.
+
+    Of each token by itself; routed tokens are normalised once more instead of
+    being picked twice.
+    """
 
   def delta(
     self,
@@ -196,7 +200,7 @@ class CodaLayer(nn.Module):
     kind = self.config.dispatch
     take = functools.partial(_dispatch, kind, gather, gather_one_hot)
     x_routed = take(x, selection.indices)
-    x_norm_routed = take(x_norm, selection.indices)
+    x_norm_routed = self.block.normalize(x_routed)
     if self.config.attention == "k_to_k":
       context, context_mask = x_norm_routed, selection.mask
       context_positions = selection.indices

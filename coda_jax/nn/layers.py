@@ -53,12 +53,13 @@ class RMSNorm(nn.Module):
 
 
 class DenseGeneral(nn.Module):
-  """Linear map of the last axis, without bias, LoRA delta included.
+  """Linear map of the last axes, without bias, LoRA delta included.
 
   Attributes:
     features: size of the output.
     kernel_axes: logical axes of the `kernel`, [inputs, features].
     kernel_init: its initializer.
+    num_axes: how many of the last axes are mapped, as one; 2 for heads.
     lora: adds a low-rank delta when this module's name is among its targets.
     dtype: dtype of the computation.
   """
@@ -66,28 +67,39 @@ class DenseGeneral(nn.Module):
   features: int
   kernel_axes: tuple[str, str]
   kernel_init: Initializer = mlp_init
+  num_axes: int = 1
   lora: config.LoraConfig | None = None
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[..., inputs] -> [..., features]."""
+    """[..., inputs], or two such axes, -> [..., features]."""
+    mapped = x.shape[x.ndim - self.num_axes :]
+    inputs = math.prod(mapped)
     kernel = partitioning.param_with_axes(
       "kernel",
       self.kernel_init,
-      (x.shape[-1], self.features),
+      (inputs, self.features),
       jnp.float32,
       axes=self.kernel_axes,
     )
-    x = x.astype(self.dtype)
     # Written so that qwix can put an int8 kernel in its place.
     if kernel.dtype != self.dtype:
       kernel = kernel.astype(self.dtype)
-    y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    x = x.astype(self.dtype)
+    # Axes that are not joined first need no copy of `x` on a TPU.
+    y = jax.lax.dot_general(
+      x,
+      kernel.reshape(*mapped, self.features),
+      (
+        (tuple(range(x.ndim - self.num_axes, x.ndim)), range(self.num_axes)),
+        ((), ()),
+      ),
+    )
     if self.lora is not None and self.name in self.lora.targets:
       y += adapter.Lora(
         self.lora, self.features, self.kernel_axes, self.dtype, name="lora"
-      )(x)
+      )(x.reshape(*x.shape[: x.ndim - self.num_axes], inputs))
     return sharding.constrain(y, self.kernel_axes[1])
 
 

@@ -80,6 +80,41 @@ def random_scores(key: Array, shape: tuple[int, int]) -> Array:
   return jax.vmap(jax.vmap(score, (None, 0)), (0, None))(rows, columns)
 
 
+def _product(x: Array, kernel: Array) -> Array:
+  # TPUs multiply float32 in bfloat16 by default, which would reorder scores.
+  return jnp.matmul(
+    x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST
+  )
+
+
+@jax.custom_jvp
+def product_by_parts(x: Array, kernel: Array) -> Array:
+  """bfloat16 [..., d] by float32 [d], in float32, with bfloat16 products.
+
+  Three parts of 8 bits are all of a float32 number, and their products with
+  bfloat16 are exact, so that one pass of a TPU's matrix unit does what its
+  vector unit takes six times as long for.
+  """
+  parts = []
+  for _ in range(3):
+    parts.append(kernel.astype(jnp.bfloat16))
+    kernel = kernel - parts[-1].astype(jnp.float32)
+  products = jnp.matmul(
+    x, jnp.stack(parts, axis=-1), preferred_element_type=jnp.float32
+  )
+  return products.sum(axis=-1)
+
+
+@product_by_parts.defjvp
+def _product_by_parts_jvp(primals, tangents):
+  # Of its value, not of its rounding.
+  (x, kernel), (dx, dkernel) = primals, tangents
+  return (
+    product_by_parts(x, kernel),
+    _product(dx, kernel) + _product(x, dkernel),
+  )
+
+
 class Router(nn.Module):
   """Scores the tokens and selects ceil(length / r) of each sequence.
 
@@ -154,11 +189,11 @@ class Router(nn.Module):
       jnp.float32,
       axes=("embed",),
     )
-    # TPUs multiply float32 in bfloat16 by default, which would reorder scores.
-    return jnp.matmul(
-      x_norm.astype(jnp.float32),
-      kernel.astype(jnp.float32),
-      precision=jax.lax.Precision.HIGHEST,
+    kernel = kernel.astype(jnp.float32)
+    if x_norm.dtype != jnp.bfloat16:
+      return _product(x_norm, kernel)
+    return jax.lax.platform_dependent(
+      x_norm, kernel, tpu=product_by_parts, default=_product
     )
 
   def _routing_key(self) -> Array:

@@ -106,6 +106,20 @@ def test_softmax_is_float32_in_bfloat16():
   np.testing.assert_allclose(found[0, 0, 0].astype(np.float32), expected, 0.01)
 
 
+@pytest.mark.parametrize("keys", [3, 128, 129, 200])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_average_on_tpu(keys, dtype):
+  weights = np.exp(random(2, HEADS, 5, keys))
+  value = jnp.asarray(random(2, HEADS, keys, DIM), dtype)
+  found = attention.average_on_tpu(jnp.asarray(weights), value)
+  assert found.dtype == jnp.float32
+  exact = weights.astype(np.float64)
+  exact /= exact.sum(-1, keepdims=True)
+  exact = exact @ np.asarray(value).astype(np.float64)
+  tolerance = 1e-5 if dtype == jnp.float32 else 4e-3
+  np.testing.assert_allclose(found, exact, tolerance, tolerance)
+
+
 def test_row_without_keys_gives_no_nan():
   x = random(1, 3, HEADS, DIM)
   mask = jnp.zeros((1, 1, 3, 3), bool)

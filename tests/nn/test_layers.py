@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coda_jax.nn import layers
+from coda_jax.nn.config import LoraConfig
 
 
 def random(*shape, seed=0):
@@ -82,6 +83,22 @@ def test_dense_computes_in_its_dtype_from_float32_parameters():
   assert variables["params"]["kernel"].dtype == jnp.float32
   y = dense.apply(variables, jnp.ones((1, 2, 8)))
   assert y.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, targets=("out",))])
+def test_two_axes_are_mapped_as_one(lora):
+  x = jnp.asarray(random(2, 5, 3, 4))
+  joined = x.reshape(2, 5, 12)
+  axes = ("joined_kv", "embed")
+  one = layers.DenseGeneral(6, axes, lora=lora, name="out")
+  two = layers.DenseGeneral(6, axes, num_axes=2, lora=lora, name="out")
+  variables = one.init(jax.random.key(0), joined)
+  variables = jax.tree.map(
+    lambda x: jnp.asarray(random(*x.shape)), {"params": variables["params"]}
+  )
+  np.testing.assert_allclose(
+    two.apply(variables, x), one.apply(variables, joined), 1e-5, 1e-5
+  )
 
 
 def test_embedding_looks_up_and_attends_in_float32():

@@ -34,6 +34,27 @@ def route(rule, x, mask, reduction=3.0, kernel=None, rngs=None, **config):
   return apply(router, params, x, mask, rngs)
 
 
+def test_product_by_parts_is_that_of_float32():
+  x = jnp.asarray(random(3, 7, 768), jnp.bfloat16)
+  kernel = jnp.asarray(random(768, seed=1))
+  exact = np.asarray(x).astype(np.float64) @ np.asarray(kernel, np.float64)
+  found = router_lib.product_by_parts(x, kernel)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, exact, 1e-5, 2e-5)
+
+  def plain(x, kernel):
+    return jnp.matmul(x.astype(jnp.float32), kernel)
+
+  found, expected = (
+    jax.grad(lambda *args: jnp.sum(jnp.sin(f(*args))), (0, 1))(x, kernel)  # noqa: B023
+    for f in (router_lib.product_by_parts, plain)
+  )
+  for ours, its, tolerance in zip(found, expected, (1e-2, 1e-3), strict=True):
+    assert ours.dtype == its.dtype
+    ours, its = (array.astype(jnp.float32) for array in (ours, its))
+    np.testing.assert_allclose(ours, its, tolerance, tolerance)
+
+
 def test_budget_by_hand():
   mask = lengths_mask([0, 1, 2, 3, 4, 7, 8], 8)
   for reduction, expected in [
