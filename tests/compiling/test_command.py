@@ -155,6 +155,12 @@ def test_evaluation_and_inference(traced, capsys):
       "'adaptor'; expected some of full, adapter",
     ),
     (["--compile_for=v5e:2x4,v7:2x2"], "no TPU slice 'v7:2x2'"),
+    (["--gin.MESH=[]"], r"MESH=..; expected {'data': n"),
+    (["--gin.FROZEN_DTYPE=int8"], "FROZEN_DTYPE='int8'; expected one of"),
+    (["--gin.MICROBATCHES=0"], "MICROBATCHES=0; expected a whole number, 1"),
+    (["--gin.MICROBATCHES=3"], "does not divide into microbatches=3; choose"),
+    (["--compile_reductions=0.5"], "reduction is 0.5; expected 1 .dense. or"),
+    (["--compile_json=."], "--compile_json=. can't be written: it is a folder"),
   ],
 )
 def test_bad_input_stops_before_compiling(
@@ -167,6 +173,29 @@ def test_bad_input_stops_before_compiling(
   assert train.main([*TRAIN, "--compile_for=v5e:2x4", *given]) == 2
   error = capsys.readouterr().err
   assert re.search(message, error, re.DOTALL), error
+
+
+def test_all_slices_are_checked_before_the_first_is_compiled(
+  traced, capsys, monkeypatch
+):
+  get = topologies.get
+
+  def four_of_the_second(name):
+    found = get(name)
+    if name == "v5e:2x4":
+      return found._replace(devices=jax.devices()[:4])
+    return found
+
+  monkeypatch.setattr(topologies, "get", four_of_the_second)
+  argv = [*TRAIN, "--gin.BATCH_SIZE=6", "--compile_for=v5e:2x2,v5e:2x4"]
+  assert train.main(argv) == 2
+  error = capsys.readouterr().err
+  assert "v5e:2x4: batch_size / microbatches=6 does not divide" in error
+  argv[-2:] = ["--gin.MESH={'model': -1}", argv[-1]]
+  argv.append("--gin.config.T5Config.num_heads=6")
+  assert train.main(argv) == 2
+  assert "v5e:2x4: this mesh does not fit" in capsys.readouterr().err
+  assert not traced
 
 
 def test_without_libtpu_the_message_names_the_extra(monkeypatch, capsys):
@@ -183,8 +212,23 @@ def test_options_are_taken_from_the_command_line():
   assert rest == ["--a"] and options.slices == ("v5e:2x2", "v5e:4x4")
   assert options.reductions == (3.0, 5.0) and options.methods == ()
   assert command.take(["--dry_run"]) == (None, ["--dry_run"])
-  with pytest.raises(SystemExit):
-    command.take(["--compile_for=v5e:2x2", "--compile_reductions=a"])
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--compile_for="], "compile_for: is empty; expected one or more"),
+    (["--compile_for=v5e:2x2", "--compile_reductions=a"], "'a'; expected num"),
+    (["--compile_json=x"], "--compile_json needs --compile_for"),
+    (["--compile_for=v5e:2x2", "--dry_run"], "'--dry_run' does not go with"),
+    (["--compile_for=v5e:2x2", "--num_processes=2"], "compiles for all proce"),
+  ],
+)
+def test_options_that_do_not_go_together(argv, message, capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    command.take(argv)
+  assert exit_info.value.code == 2
+  assert message in capsys.readouterr().err
 
 
 def test_variants_of_methods():
