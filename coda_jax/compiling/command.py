@@ -222,6 +222,8 @@ def _run(
         pathlib.Path(options.json_path), {"note": report.NOTE, "rows": rows}
       )
   print(report.table(rows))
+  if exchanged := report.collectives(rows):
+    print(exchanged)
   print("\n".join(plan.summary(rows, options.slices)))
   print(report.NOTE)
   return 0 if plan.all_fit(rows) else 1

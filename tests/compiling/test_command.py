@@ -85,6 +85,7 @@ def test_training(slices, tmp_path, capsys):
   assert train.main(argv) == 0
   out = capsys.readouterr().out
   assert "coda, r = 3: fits v5e:2x4" in out and "not by a run" in out
+  assert re.search(r"train +coda +3 +v5e:2x4 +all-reduce +\d", out), out
   (row,) = json.loads(path.read_text())["rows"]
   assert row["method"] == "coda" and row["reduction"] == 3 and row["fits"]
   assert row["mesh"] == "data 2" and row["chips"] == 2
