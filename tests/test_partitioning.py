@@ -118,6 +118,37 @@ def test_every_mesh_gives_the_same_gradients(on_one_device, method, sizes):
     np.testing.assert_allclose(leaf, expected[path], atol=1e-5, err_msg=path)
 
 
+def test_layers_in_a_loop_on_a_mesh_give_the_same_gradients():
+  """Stacked, recomputed and shared, as the configurations for TPUs have it."""
+  coda = METHODS["k_to_k"]
+  plain, looped = (
+    Transformer(
+      dataclasses.replace(
+        CONFIG,
+        num_encoder_layers=2,
+        coda=coda,
+        scan_layers=looped,
+        remat=looped,
+      )
+    )
+    for looped in (False, True)
+  )
+  params = testing.random_params(plain)
+  expected = jax.jit(jax.grad(lambda p, b: loss(plain, p, b)))(
+    params, BATCH_OF_TOKENS
+  )
+  mesh = partitioning.make_mesh(2, 2, 2)
+  shardings = partitioning.shardings(looped, mesh)
+  rows = partitioning.batch_sharding(mesh)
+  with partitioning.under(mesh):
+    found = jax.jit(
+      jax.grad(lambda p, b: loss(looped, p, b)), out_shardings=shardings
+    )(jax.device_put(params, shardings), jax.device_put(BATCH_OF_TOKENS, rows))
+  expected = params_lib.flatten(expected)
+  for path, leaf in params_lib.flatten(found).items():
+    np.testing.assert_allclose(leaf, expected[path], atol=1e-5, err_msg=path)
+
+
 def collectives(text):
   """(kind, shape) of every collective in a compiled program."""
   found = []
