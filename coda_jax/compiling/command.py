@@ -32,7 +32,7 @@ class Options:
   """What the command line asks for.
 
   Attributes:
-    slices: such as ("v5e:2x4", "v5e:4x4"), the smallest first.
+    slices: such as ("v5e:2x4", "v5e:4x4").
     methods: of `variants.METHODS`; none takes the run's own.
     reductions: r of the methods that route; none takes the run's own.
     json_path: file to write the rows to, or None.

@@ -22,12 +22,12 @@ def compile_for(
   mesh: Mapping[str, int],
   batches: Mapping[str, int],
 ) -> Iterator[report.Row]:
-  """Compiles every variant's programs, slice after slice.
+  """Compiles every variant's programs, slice after slice, smallest first.
 
   A variant whose programs all fit a slice is not compiled for those after it.
 
   Args:
-    slices: names, the smallest first.
+    slices: names, in any order.
     variants: of a model.
     programs: that are run together.
     mesh: {"data", "fsdp", "model"}, one of them -1 for what the slice has.
@@ -42,7 +42,7 @@ def compile_for(
       go together; before anything is compiled.
   """
   # All of them first: a slip in the last name should not cost an hour.
-  found = [topologies.get(name) for name in slices]
+  found = sorted(map(topologies.get, slices), key=_memory)
   meshes = [_checked_mesh(one, mesh, variants, batches) for one in found]
   left = list(variants)
   for where, grid in zip(found, meshes, strict=True):
@@ -70,6 +70,10 @@ def compile_for(
         left.remove(variant)
     if not left:
       return
+
+
+def _memory(where: topologies.Slice) -> int:
+  return where.chip.hbm_bytes * len(where.devices)
 
 
 def _checked_mesh(
