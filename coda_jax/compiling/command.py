@@ -57,12 +57,16 @@ def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
     SystemExit: options that can't be read, or not together (argparse).
   """
   parser = argparse.ArgumentParser(
-    prog="--compile_for=v5e:2x4", add_help=False, allow_abbrev=False
+    prog="--compile_for",
+    usage="--compile_for=v5e:2x2,v5e:2x4 [--compile_methods=full,coda] "
+    "[--compile_reductions=3,5] [--compile_json=FILE]",
+    add_help=False,
+    allow_abbrev=False,
   )
-  parser.add_argument("--compile_for", type=_words, metavar="A,B")
-  parser.add_argument("--compile_methods", type=_words, metavar="A,B")
-  parser.add_argument("--compile_reductions", type=_numbers, metavar="R,S")
-  parser.add_argument("--compile_json", metavar="FILE")
+  parser.add_argument("--compile_for", type=_words)
+  parser.add_argument("--compile_methods", type=_words)
+  parser.add_argument("--compile_reductions", type=_numbers)
+  parser.add_argument("--compile_json")
   found, rest = parser.parse_known_args(argv)
   given = [f"--{name}" for name, x in vars(found).items() if x is not None]
   if found.compile_for is None:
@@ -223,7 +227,7 @@ def _run(
       )
   print(report.table(rows))
   if exchanged := report.collectives(rows):
-    print(exchanged)
+    print(f"\n{exchanged}\n")
   print("\n".join(plan.summary(rows, options.slices)))
   print(report.NOTE)
   return 0 if plan.all_fit(rows) else 1
