@@ -113,7 +113,7 @@ def mesh_of(
     ValueError: another axis, or as `make_mesh`.
   """
   sizes = sizes or {}
-  if unknown := sorted(sizes.keys() - set(AXES)):
+  if unknown := [name for name in sizes if name not in AXES]:
     raise ValueError(
       f"MESH={dict(sizes)} has the axis {unknown[0]!r}; expected some of {AXES}"
     )

@@ -69,6 +69,7 @@ CASES = [
     ("SAVE_DTYPE=int4", "SAVE_DTYPE='int4'; expected one of ('float32', 'bf"),
     ("EVAL_EXAMPLES=0", "EVAL_EXAMPLES=0; expected a whole number, 1 or more,"),
     ("LABEL_SMOOTHING=1", "LABEL_SMOOTHING=1; expected 0 or more, below 1"),
+    ("FROZEN_DTYPE=float16", "FROZEN_DTYPE='float16'; expected one of ('f"),
     ("MESH=2", "MESH=2; expected {'data': n, 'fsdp': m}"),
     ("MODEL_DIR=5", "MODEL_DIR=5; expected a path"),
     ("loop.train.generate={'num_beam': 2}", "GENERATE has 'num_beam'; expec"),

@@ -39,7 +39,13 @@ METHODS = {
   "adapter": CodaConfig(reduction=1, bottleneck_dim=32),
   "lora": CodaConfig(reduction=1, bottleneck_dim=0, lora=LoraConfig()),
 }
-MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 1, 2)]
+# Every way to make 8 of three numbers.
+MESHES = [
+  (data, fsdp, 8 // data // fsdp)
+  for data in (1, 2, 4, 8)
+  for fsdp in (1, 2, 4, 8)
+  if data * fsdp <= 8
+]
 
 
 def make_model(method):
@@ -85,7 +91,8 @@ def on_one_device():
   ("method", "sizes"),
   [
     *(("k_to_k", sizes) for sizes in MESHES),
-    *(("k_to_all", sizes) for sizes in MESHES[1:4:2]),
+    ("k_to_all", (1, 8, 1)),
+    ("k_to_all", (2, 2, 2)),
     ("adapter", (2, 2, 2)),
     ("lora", (2, 2, 2)),
   ],
@@ -111,6 +118,37 @@ def test_every_mesh_gives_the_same_gradients(on_one_device, method, sizes):
     np.testing.assert_allclose(leaf, expected[path], atol=1e-5, err_msg=path)
 
 
+def test_layers_in_a_loop_on_a_mesh_give_the_same_gradients():
+  """Stacked, recomputed and shared, as the configurations for TPUs have it."""
+  coda = METHODS["k_to_k"]
+  plain, looped = (
+    Transformer(
+      dataclasses.replace(
+        CONFIG,
+        num_encoder_layers=2,
+        coda=coda,
+        scan_layers=looped,
+        remat=looped,
+      )
+    )
+    for looped in (False, True)
+  )
+  params = testing.random_params(plain)
+  expected = jax.jit(jax.grad(lambda p, b: loss(plain, p, b)))(
+    params, BATCH_OF_TOKENS
+  )
+  mesh = partitioning.make_mesh(2, 2, 2)
+  shardings = partitioning.shardings(looped, mesh)
+  rows = partitioning.batch_sharding(mesh)
+  with partitioning.under(mesh):
+    found = jax.jit(
+      jax.grad(lambda p, b: loss(looped, p, b)), out_shardings=shardings
+    )(jax.device_put(params, shardings), jax.device_put(BATCH_OF_TOKENS, rows))
+  expected = params_lib.flatten(expected)
+  for path, leaf in params_lib.flatten(found).items():
+    np.testing.assert_allclose(leaf, expected[path], atol=1e-5, err_msg=path)
+
+
 def collectives(text):
   """(kind, shape) of every collective in a compiled program."""
   found = []
@@ -126,16 +164,8 @@ def collectives(text):
   return found
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 4, 1)])
-@pytest.mark.parametrize(
-  ("attention", "dispatch"),
-  [("k_to_k", "gather"), ("k_to_all", "one_hot")],
-)
-def test_a_coda_layer_sends_no_token_around(attention, dispatch, sizes):
-  """Forward and backward: parameters and their gradients, and nothing else."""
-  coda = CodaConfig(
-    reduction=2, bottleneck_dim=32, attention=attention, dispatch=dispatch
-  )
+def collectives_of_a_layer(coda, sizes):
+  """Those of its forward and backward pass."""
   layer = CodaLayer(EncoderLayer(CONFIG, parent=None), coda)
   table = jnp.ones((8, 2 * LENGTH - 1))
   x = jax.random.normal(jax.random.key(0), (BATCH, LENGTH, 40))
@@ -174,11 +204,49 @@ def test_a_coda_layer_sends_no_token_around(attention, dispatch, sizes):
       .compile()
       .as_text()
     )
-  found = collectives(text)
+  return collectives(text)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 4, 1)])
+@pytest.mark.parametrize(
+  ("attention", "dispatch"),
+  [("k_to_k", "gather"), ("k_to_all", "one_hot")],
+)
+def test_a_coda_layer_sends_no_token_around(attention, dispatch, sizes):
+  """Forward and backward: parameters and their gradients, and nothing else."""
+  coda = CodaConfig(
+    reduction=2, bottleneck_dim=32, attention=attention, dispatch=dispatch
+  )
+  found = collectives_of_a_layer(coda, sizes)
   assert found  # Gradients are summed over the devices, at least.
-  local = BATCH // 8
-  tokens = {BATCH, local, LENGTH, LENGTH // 2, BATCH * LENGTH}
+  rows = {BATCH, BATCH // 8}
+  lengths = {LENGTH, LENGTH // 2}  # And rows of tokens in one axis:
+  tokens = rows | lengths | {n * length for n in rows for length in lengths}
   assert [f for f in found if not tokens.isdisjoint(f[1])] == []
+
+
+@pytest.mark.parametrize(
+  ("attention", "dispatch"),
+  [("k_to_k", "gather"), ("k_to_all", "one_hot")],
+)
+def test_sharing_heads_sends_what_the_dense_layer_sends(attention, dispatch):
+  """Sums over the parts of a layer, fewer tokens of them, and nothing more."""
+
+  def of_tokens(reduction):
+    coda = CodaConfig(
+      reduction=reduction,
+      bottleneck_dim=32,
+      attention=attention,
+      dispatch=dispatch,
+    )
+    found = collectives_of_a_layer(coda, (2, 1, 4))
+    return [f for f in found if not {LENGTH, LENGTH // 2}.isdisjoint(f[1])]
+
+  whole, routed = (BATCH // 2, LENGTH, 40), (BATCH // 2, LENGTH // 2, 40)
+  dense, coda = of_tokens(1), of_tokens(2)
+  assert dense and set(dense) == {("all-reduce", whole)}
+  assert set(coda) == {("all-reduce", whole), ("all-reduce", routed)}
+  assert len(coda) == len(dense)
 
 
 def test_a_bank_on_a_mesh(on_one_device):

@@ -169,6 +169,13 @@ def test_processes_that_are_not_found(capsys):
   assert "could not join the other processes: " in capsys.readouterr().err
 
 
+def test_an_address_needs_a_port(capsys):
+  argv = [*FILES, "--gin.MODEL_DIR=x", "--coordinator_address=host0"]
+  argv += ["--num_processes=1", "--process_id=0"]
+  assert train.main(argv) == 2
+  assert "=host0; expected HOST:PORT" in capsys.readouterr().err
+
+
 def test_files_that_bind_nothing_of_the_function(capsys):
   assert train.main(["--gin_file=methods/full.gin"]) == 2
   assert "coda_jax.training.loop.train" in capsys.readouterr().err

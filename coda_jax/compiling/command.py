@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +17,22 @@ from coda_jax.t5.network import Transformer
 from coda_jax.training import logging as logging_lib
 from coda_jax.training import optimizers, values
 
+# Of the entry points, options for what runs.
+_RUNNING = (
+  "--dry_run",
+  "--distributed",
+  "--coordinator_address",
+  "--num_processes",
+  "--process_id",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
   """What the command line asks for.
 
   Attributes:
-    slices: such as ("v5e:2x4", "v5e:4x4"), the smallest first.
+    slices: such as ("v5e:2x4", "v5e:4x4").
     methods: of `variants.METHODS`; none takes the run's own.
     reductions: r of the methods that route; none takes the run's own.
     json_path: file to write the rows to, or None.
@@ -44,22 +54,35 @@ def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
     The options, None without --compile_for; and the arguments that are left.
 
   Raises:
-    SystemExit: an option that can't be read (argparse).
+    SystemExit: options that can't be read, or not together (argparse).
   """
   parser = argparse.ArgumentParser(
-    prog="--compile_for", add_help=False, allow_abbrev=False
+    prog="--compile_for",
+    usage="--compile_for=v5e:2x2,v5e:2x4 [--compile_methods=full,coda] "
+    "[--compile_reductions=3,5] [--compile_json=FILE]",
+    add_help=False,
+    allow_abbrev=False,
   )
   parser.add_argument("--compile_for", type=_words)
-  parser.add_argument("--compile_methods", type=_words, default=())
-  parser.add_argument("--compile_reductions", type=_numbers, default=())
+  parser.add_argument("--compile_methods", type=_words)
+  parser.add_argument("--compile_reductions", type=_numbers)
   parser.add_argument("--compile_json")
   found, rest = parser.parse_known_args(argv)
+  given = [f"--{name}" for name, x in vars(found).items() if x is not None]
   if found.compile_for is None:
+    if given:
+      parser.error(f"{given[0]} needs --compile_for, which says what for")
     return None, list(argv)
+  for word in rest:
+    if word.partition("=")[0] in _RUNNING:
+      parser.error(
+        f"{word!r} does not go with --compile_for, which runs nothing, and "
+        "compiles for all processes in one"
+      )
   return Options(
     found.compile_for,
-    found.compile_methods,
-    found.compile_reductions,
+    found.compile_methods or (),
+    found.compile_reductions or (),
     found.compile_json,
   ), rest
 
@@ -81,6 +104,7 @@ def compile_training(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles a step of `loop.train`, whose arguments these are."""
+  values.check(locals())
   shapes = _shapes(task_feature_lengths, batch_size)
 
   def step(variant: variants.Variant, mesh: Any) -> jax.stages.Traced:
@@ -97,7 +121,14 @@ def compile_training(
     )
 
   given = variants.as_given(model, trained_patterns, reductions)
-  return _run(options, model, given, {"train": step}, mesh)
+  return _run(
+    options,
+    model,
+    given,
+    {"train": step},
+    mesh,
+    {"batch_size / microbatches": batch_size // microbatches},
+  )
 
 
 def compile_evaluation(
@@ -113,6 +144,7 @@ def compile_evaluation(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `evaluate.evaluate`, whose arguments these are, runs."""
+  values.check(locals())
   shapes = _shapes(task_feature_lengths, batch_size)
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   return _run(
@@ -124,6 +156,7 @@ def compile_evaluation(
       "generate": _generation(generate, shapes),
     },
     mesh,
+    {"batch_size": batch_size},
   )
 
 
@@ -141,6 +174,7 @@ def compile_inference(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `predict.infer`, whose arguments these are, runs."""
+  values.check(locals())
   shapes = _shapes(task_feature_lengths, batch_size)
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   own = [] if reduction is None else [reduction]
@@ -151,7 +185,14 @@ def compile_inference(
   if mode not in run:
     raise ValueError(f"MODE={mode!r}; expected one of {tuple(run)}")
   given = variants.as_given(model, reductions=own)
-  return _run(options, model, given, {mode: run[mode]}, mesh)
+  return _run(
+    options,
+    model,
+    given,
+    {mode: run[mode]},
+    mesh,
+    {"batch_size": batch_size},
+  )
 
 
 def _run(
@@ -160,8 +201,11 @@ def _run(
   given: Sequence[variants.Variant],
   to_compile: plan.Programs,
   mesh: Mapping[str, int] | None,
+  batches: Mapping[str, int],
 ) -> int:
   """Compiles, prints and writes; returns the exit code."""
+  if options.json_path:
+    _check_writable(pathlib.Path(options.json_path))
   # No device is used; and a TPU that is at hand stays free.
   jax.config.update("jax_platforms", "cpu")
   if options.methods or options.reductions:
@@ -169,7 +213,7 @@ def _run(
     given = variants.by_methods(model, methods, options.reductions)
   mesh = mesh or {"data": -1}
   rows = []
-  for row in plan.compile_for(options.slices, given, to_compile, mesh):
+  for row in plan.compile_for(options.slices, given, to_compile, mesh, batches):
     rows.append(row)
     took = logging_lib.format_seconds(row["compile_seconds"])
     print(
@@ -182,6 +226,8 @@ def _run(
         pathlib.Path(options.json_path), {"note": report.NOTE, "rows": rows}
       )
   print(report.table(rows))
+  if exchanged := report.collectives(rows):
+    print(f"\n{exchanged}\n")
   print("\n".join(plan.summary(rows, options.slices)))
   print(report.NOTE)
   return 0 if plan.all_fit(rows) else 1
@@ -199,15 +245,32 @@ def _generation(generate: Mapping[str, Any] | None, shapes: Mapping[str, Any]):
 
 
 def _shapes(lengths: Mapping[str, int], batch_size: int) -> dict[str, Any]:
-  """What every program takes of the data, checked."""
-  shapes = {"task_feature_lengths": lengths, "batch_size": batch_size}
-  values.check(shapes)
-  return shapes
+  """What every program takes of the data."""
+  return {"task_feature_lengths": lengths, "batch_size": batch_size}
+
+
+def _check_writable(path: pathlib.Path) -> None:
+  """Before compiling takes its minutes, for what it finds would be lost."""
+  try:
+    if path.is_dir():
+      raise IsADirectoryError("it is a folder; name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+  except OSError as error:
+    raise OSError(f"--compile_json={path} can't be written: {error}") from error
 
 
 def _words(text: str) -> tuple[str, ...]:
-  return tuple(word.strip() for word in text.split(",") if word.strip())
+  words = tuple(word.strip() for word in text.split(",") if word.strip())
+  if not words:
+    raise argparse.ArgumentTypeError("is empty; expected one or more, as A,B")
+  return words
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-  return tuple(float(word) for word in _words(text))
+  try:
+    return tuple(float(word) for word in _words(text))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"is {text!r}; expected numbers, such as 3,5,8"
+    ) from None

@@ -20,16 +20,18 @@ def compile_for(
   variants: Sequence[Variant],
   programs: Programs,
   mesh: Mapping[str, int],
+  batches: Mapping[str, int],
 ) -> Iterator[report.Row]:
-  """Compiles every variant's programs, slice after slice.
+  """Compiles every variant's programs, slice after slice, smallest first.
 
   A variant whose programs all fit a slice is not compiled for those after it.
 
   Args:
-    slices: names, the smallest first.
+    slices: names, in any order.
     variants: of a model.
     programs: that are run together.
     mesh: {"data", "fsdp", "model"}, one of them -1 for what the slice has.
+    batches: {name, for messages: examples that a mesh must divide}.
 
   Yields:
     A row of `report.measure` each time, with {"program", "method", "reduction",
@@ -37,11 +39,11 @@ def compile_for(
 
   Raises:
     ModuleNotFoundError, ValueError: a slice, mesh, model or batch that do not
-      go together; before anything is compiled for it.
+      go together; before anything is compiled.
   """
   # All of them first: a slip in the last name should not cost an hour.
-  found = [topologies.get(name) for name in slices]
-  meshes = [partitioning.mesh_of(mesh, one.devices) for one in found]
+  found = sorted(map(topologies.get, slices), key=_memory)
+  meshes = [_checked_mesh(one, mesh, variants, batches) for one in found]
   left = list(variants)
   for where, grid in zip(found, meshes, strict=True):
     for variant in tuple(left):
@@ -68,6 +70,28 @@ def compile_for(
         left.remove(variant)
     if not left:
       return
+
+
+def _memory(where: topologies.Slice) -> int:
+  return where.chip.hbm_bytes * len(where.devices)
+
+
+def _checked_mesh(
+  where: topologies.Slice,
+  sizes: Mapping[str, int],
+  variants: Sequence[Variant],
+  batches: Mapping[str, int],
+) -> Mesh:
+  """The mesh of a slice, if all that is to be compiled goes with it."""
+  try:
+    mesh = partitioning.mesh_of(sizes, where.devices)
+    for name, size in batches.items():
+      partitioning.check_batch(size, mesh, name)
+    for variant in variants:
+      partitioning.shardings(variant.model, mesh)
+  except ValueError as error:
+    raise ValueError(f"{where.name}: {error}") from error
+  return mesh
 
 
 def summary(rows: Sequence[report.Row], slices: Sequence[str]) -> list[str]:

@@ -45,6 +45,13 @@ _COLUMNS: Sequence[report.Column] = (
   ("step ms", "step", "{}"),
 )
 
+_COLLECTIVE_COLUMNS: Sequence[report.Column] = (
+  *(c for c in _COLUMNS if c[1] in ("program", "method", "reduction", "slice")),
+  ("collective", "kind", "{}"),
+  ("count", "count", "{:,}"),
+  ("GB", "gb", "{:.3g}"),
+)
+
 
 def measure(traced: jax.stages.Traced, chip: Chip, devices: int) -> Row:
   """Compiles a program, and says what it needs and costs on each device.
@@ -172,6 +179,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   shown = [_readable(row) for row in rows]
   columns = [c for c in _COLUMNS if any(row.get(c[1]) for row in shown)]
   return report.table(columns, shown)
+
+
+def collectives(rows: Sequence[Mapping[str, Any]]) -> str:
+  """What the chips exchange by kind, as text; empty where that is nothing."""
+  shown = [
+    {**row, "kind": kind, "count": one["count"], "gb": one["bytes"] / 1e9}
+    for row in rows
+    for kind, one in row.get("collectives", {}).items()
+  ]
+  return report.table(_COLLECTIVE_COLUMNS, shown) if shown else ""
 
 
 def _readable(row: Mapping[str, Any]) -> Row:

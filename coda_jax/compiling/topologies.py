@@ -21,7 +21,8 @@ class Chip(NamedTuple):
     clock_hz: cycles a second: the published peak over the operations a cycle
       of the matrix units.
     link_bandwidth: of one link to a neighbour, bytes a second and direction.
-    slices: names that the compiler knows, smallest first.
+    slices: shapes that the compiler knows, smallest first; of two dimensions
+      they are all that there are.
   """
 
   hbm_bytes: int
@@ -84,7 +85,11 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
       f"{'; '.join(map(_examples, CHIPS))}"
     )
   shape = tuple(map(int, found[2].split("x"))) if found else ()
-  if len(shape) != CHIPS[generation].slices[0].count("x") + 1:
+  known = CHIPS[generation].slices
+  # The compiler would take any flat one of whole hosts, however large.
+  if len(shape) != known[0].count("x") + 1 or (
+    len(shape) == 2 and found[2] not in known
+  ):
     raise ValueError(
       f"no TPU slice {name!r}; expected one such as {_examples(generation)}"
     )

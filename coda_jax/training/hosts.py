@@ -7,6 +7,7 @@ compute. The first alone writes and prints; what only it can know, it tells.
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -46,6 +47,11 @@ def joined(
   Raises:
     ValueError: the processes can't be found, or do not fit together.
   """
+  if address is not None and not re.fullmatch(r".+:\d+", address):
+    raise ValueError(
+      f"--coordinator_address={address}; expected HOST:PORT of the first "
+      "process, such as host0:1234"
+    )
   try:
     jax.distributed.initialize(
       address,

@@ -136,11 +136,6 @@ def train(
   """
   values.check(locals())
   inputs.check_task(mixture_or_task_name, model.config.vocab_size)
-  if batch_size % microbatches:
-    raise ValueError(
-      f"batch_size={batch_size} does not divide into microbatches="
-      f"{microbatches}; choose a divisor"
-    )
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
   is_split = eval_split in inputs.splits(mixture_or_task_name)

@@ -47,6 +47,12 @@ def check(arguments: Mapping[str, Any]) -> None:
       raise ValueError(f"{shown}={arguments[name]!r}; expected {kind.expected}")
   if "dtype" in arguments:
     compute_dtype(arguments["dtype"])
+  batch_size, parts = arguments.get("batch_size"), arguments.get("microbatches")
+  if parts and batch_size % parts:
+    raise ValueError(
+      f"batch_size={batch_size} does not divide into microbatches={parts}; "
+      "choose a divisor"
+    )
   for name, value in (arguments.get("generate") or {}).items():
     if name not in _GENERATE:
       raise ValueError(
@@ -146,6 +152,7 @@ _KINDS = {
   "eval_output_dir": _PATH,
   "infer_output_dir": _PATH,
   "save_dtype": _one_of(DTYPES),
+  "frozen_dtype": _one_of(DTYPES),
   # Data.
   "mixture_or_task_name": _optional(_TEXT),
   "split": _TEXT,

@@ -35,14 +35,17 @@ SERVE = (
 
 @pytest.fixture
 def slices(monkeypatch, tmp_path):
-  """Slices of two of this machine's devices."""
+  """Slices of two of this machine's devices, v5e:4x4 of four."""
   monkeypatch.chdir(tmp_path)
   chip = topologies.CHIPS["v5e"]
   monkeypatch.setattr(
     topologies,
     "get",
     lambda name: (
-      topologies.parse(name) and topologies.Slice(name, chip, jax.devices()[:2])
+      topologies.parse(name)
+      and topologies.Slice(
+        name, chip, jax.devices()[: 4 if name == "v5e:4x4" else 2]
+      )
     ),
   )
 
@@ -85,6 +88,7 @@ def test_training(slices, tmp_path, capsys):
   assert train.main(argv) == 0
   out = capsys.readouterr().out
   assert "coda, r = 3: fits v5e:2x4" in out and "not by a run" in out
+  assert re.search(r"train +coda +3 +v5e:2x4 +all-reduce +\d", out), out
   (row,) = json.loads(path.read_text())["rows"]
   assert row["method"] == "coda" and row["reduction"] == 3 and row["fits"]
   assert row["mesh"] == "data 2" and row["chips"] == 2
@@ -105,8 +109,8 @@ def test_methods_and_dtypes_of_training(traced):
   assert 0.45 * coda < rounded < 0.6 * coda
 
 
-def test_plan_goes_on_to_the_slice_that_fits(traced, capsys):
-  assert train.main([*TRAIN, "--compile_for=v5e:2x2,v5e:2x4,v5e:4x4"]) == 0
+def test_plan_goes_on_to_the_smallest_slice_that_fits(traced, capsys):
+  assert train.main([*TRAIN, "--compile_for=v5e:4x4,v5e:2x2,v5e:2x4"]) == 0
   out = capsys.readouterr().out
   assert "fits v5e:2x4" in out and "4x4" not in out
   traced.clear()
@@ -155,6 +159,12 @@ def test_evaluation_and_inference(traced, capsys):
       "'adaptor'; expected some of full, adapter",
     ),
     (["--compile_for=v5e:2x4,v7:2x2"], "no TPU slice 'v7:2x2'"),
+    (["--gin.MESH=[]"], r"MESH=..; expected {'data': n"),
+    (["--gin.FROZEN_DTYPE=int8"], "FROZEN_DTYPE='int8'; expected one of"),
+    (["--gin.MICROBATCHES=0"], "MICROBATCHES=0; expected a whole number, 1"),
+    (["--gin.MICROBATCHES=3"], "does not divide into microbatches=3; choose"),
+    (["--compile_reductions=0.5"], "reduction is 0.5; expected 1 .dense. or"),
+    (["--compile_json=."], "--compile_json=. can't be written: it is a folder"),
   ],
 )
 def test_bad_input_stops_before_compiling(
@@ -167,6 +177,18 @@ def test_bad_input_stops_before_compiling(
   assert train.main([*TRAIN, "--compile_for=v5e:2x4", *given]) == 2
   error = capsys.readouterr().err
   assert re.search(message, error, re.DOTALL), error
+
+
+def test_all_slices_are_checked_before_the_first_is_compiled(traced, capsys):
+  argv = [*TRAIN, "--gin.BATCH_SIZE=6", "--compile_for=v5e:2x2,v5e:4x4"]
+  assert train.main(argv) == 2
+  error = capsys.readouterr().err
+  assert "v5e:4x4: batch_size / microbatches=6 does not divide" in error
+  argv[-2:] = ["--gin.MESH={'model': -1}", argv[-1]]
+  argv.append("--gin.config.T5Config.num_heads=6")
+  assert train.main(argv) == 2
+  assert "v5e:4x4: this mesh does not fit" in capsys.readouterr().err
+  assert not traced
 
 
 def test_without_libtpu_the_message_names_the_extra(monkeypatch, capsys):
@@ -183,8 +205,23 @@ def test_options_are_taken_from_the_command_line():
   assert rest == ["--a"] and options.slices == ("v5e:2x2", "v5e:4x4")
   assert options.reductions == (3.0, 5.0) and options.methods == ()
   assert command.take(["--dry_run"]) == (None, ["--dry_run"])
-  with pytest.raises(SystemExit):
-    command.take(["--compile_for=v5e:2x2", "--compile_reductions=a"])
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--compile_for="], "compile_for: is empty; expected one or more"),
+    (["--compile_for=v5e:2x2", "--compile_reductions=a"], "'a'; expected num"),
+    (["--compile_json=x"], "--compile_json needs --compile_for"),
+    (["--compile_for=v5e:2x2", "--dry_run"], "'--dry_run' does not go with"),
+    (["--compile_for=v5e:2x2", "--num_processes=2"], "compiles for all proce"),
+  ],
+)
+def test_options_that_do_not_go_together(argv, message, capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    command.take(argv)
+  assert exit_info.value.code == 2
+  assert message in capsys.readouterr().err
 
 
 def test_variants_of_methods():

@@ -103,6 +103,15 @@ def test_table_says_what_fits():
   assert "kernels" not in lines[0], "there is none"
 
 
+def test_collectives_are_listed_by_kind():
+  heading, _, *rows = report.collectives(ROWS).splitlines()
+  assert heading.split()[-3:] == ["collective", "count", "GB"]
+  assert [r.split() for r in rows] == [
+    ["train", "coda", "3", "v5e:2x2", "all-reduce", "2", "4"]
+  ]
+  assert report.collectives(ROWS[:1]) == ""
+
+
 def test_plan_names_the_smallest_slice_that_fits():
   full, coda = plan.summary(ROWS, ("v5e:2x2", "v5e:2x4"))
   assert full == (

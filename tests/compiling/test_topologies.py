@@ -29,6 +29,9 @@ def test_names_are_read(name):
     ("v5e:2x2x1", "one such as v5e:1x1, 2x2"),
     ("v5p:4x4", "one such as v5p:2x2x1"),
     ("v5e:axb", "one such as v5e:1x1"),
+    ("v5e:3x5", "one such as v5e:1x1"),
+    ("v5e:64x64", "one such as v5e:1x1.*8x16, 16x16"),
+    ("cpu", "expected GENERATION:SHAPE, such as v4"),
   ],
 )
 def test_other_names_are_refused_with_those_that_are_known(name, known):
@@ -67,5 +70,5 @@ def test_the_compiler_knows_them(name):
 
 @needs_libtpu
 def test_shapes_that_no_slice_has_are_refused():
-  with pytest.raises(ValueError, match="no TPU slice 'v5e:3x3'.*v5e:1x1, 2x2"):
-    topologies.get("v5e:3x3")
+  with pytest.raises(ValueError, match="'v5p:3x3x3'.*v5p:2x2x1.*compiler says"):
+    topologies.get("v5p:3x3x3")

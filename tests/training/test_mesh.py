@@ -132,6 +132,7 @@ def test_parts_of_leaves_are_those_of_the_whole(tmp_path, change):
   ("overrides", "message"),
   [
     ({"mesh": {"tensor": 2}}, "the axis 'tensor'; expected some of"),
+    ({"mesh": {2: 2, "a": 2}}, "the axis 2; expected some of"),
     ({"mesh": {"data": 5}}, "data=5.*and there are 8"),
     ({"mesh": {"data": -1}, "batch_size": 12}, "batch_size / microbatches=6"),
     (
