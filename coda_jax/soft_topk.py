@@ -142,9 +142,11 @@ def _solve(scores, largest, k, epsilon):
 
   No score is saturated beyond rank m if F(s) = sum_i min(1, exp((s_i - s) /
   epsilon)) is at least k at the score s of rank m + 1. F grows with the rank,
-  so that m is found by bisection over the ranks, in log2(c) passes over the
-  scores. Everything is in differences of scores, which keeps scores of 1e4
-  exact, and nothing is found by subtracting sums of exponentials.
+  so that m is found by bisection over the ranks, in log2(c) passes over the c
+  largest scores; what all others add to F is a multiple of what they add at the
+  last of the largest, and is found in one pass. Everything is in differences of
+  scores, which keeps scores of 1e4 exact, and nothing is found by subtracting
+  sums of exponentials.
 
   Returns:
     pivot: `[..., 1]`, the score of rank m + 1, and scale: `[..., 1]`, its
@@ -154,15 +156,24 @@ def _solve(scores, largest, k, epsilon):
   k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), selectable.shape)
   k = jnp.minimum(jnp.clip(k, 0, largest.shape[-1]), selectable)
 
+  last = largest[..., -1:]
+  rest = jnp.where(scores < last, _decay(scores, last, epsilon), 0)
+  # Of those that equal the last one, some may not be among the largest.
+  equal = jnp.sum(scores == last, axis=-1, keepdims=True)
+  equal -= jnp.sum(largest == last, axis=-1, keepdims=True)
+  equal = jnp.where(last == -jnp.inf, 0, equal).astype(rest.dtype)
+  rest = jnp.sum(rest, axis=-1, keepdims=True) + equal
+
   def at(rank):
     """Score at a rank, how many are above it, and the mass of the others."""
     score = jnp.take_along_axis(largest, rank[..., None], axis=-1)
-    above = scores > score
-    mass = jnp.where(above, 0, _decay(scores, score, epsilon))
+    above = largest > score
+    mass = jnp.where(above, 0, _decay(largest, score, epsilon))
+    others = rest * _decay(last, score, epsilon)
     return (
       score,
       jnp.sum(above, axis=-1, dtype=jnp.int32),
-      jnp.sum(mass, axis=-1),
+      jnp.sum(mass, axis=-1) + others[..., 0],
     )
 
   def bisect(_, bounds):
