@@ -156,7 +156,8 @@ def _solve(scores, largest, k, epsilon):
   k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), selectable.shape)
   k = jnp.minimum(jnp.clip(k, 0, largest.shape[-1]), selectable)
 
-  last = largest[..., -1:]
+  # Not the last item: XLA knows top_k no more when it is sliced, and sorts.
+  last = jnp.min(largest, axis=-1, keepdims=True)
   rest = jnp.where(scores < last, _decay(scores, last, epsilon), 0)
   # Of those that equal the last one, some may not be among the largest.
   equal = jnp.sum(scores == last, axis=-1, keepdims=True)
