@@ -142,7 +142,7 @@ def _solve(scores, largest, k, epsilon):
 
   No score is saturated beyond rank m if F(s) = sum_i min(1, exp((s_i - s) /
   epsilon)) is at least k at the score s of rank m + 1. F grows with the rank,
-  so that m is found by bisection over the ranks, in log2(c) passes over the c
+  so that m is found by a search over the ranks, in log4(c) passes over the c
   largest scores; what all others add to F is a multiple of what they add at the
   last of the largest, and is found in one pass. Everything is in differences of
   scores, which keeps scores of 1e4 exact, and nothing is found by subtracting
@@ -165,34 +165,35 @@ def _solve(scores, largest, k, epsilon):
   equal = jnp.where(last == -jnp.inf, 0, equal).astype(rest.dtype)
   rest = jnp.sum(rest, axis=-1, keepdims=True) + equal
 
-  def at(rank):
-    """Score at a rank, how many are above it, and the mass of the others."""
-    score = jnp.take_along_axis(largest, rank[..., None], axis=-1)
-    above = largest > score
-    mass = jnp.where(above, 0, _decay(largest, score, epsilon))
-    others = rest * _decay(last, score, epsilon)
+  def at(ranks):
+    """Scores at ranks, how many are above each, and the mass of the others."""
+    score = jnp.take_along_axis(largest, ranks, axis=-1)
+    above = largest[..., None, :] > score[..., None]
+    decay = _decay(largest[..., None, :], score[..., None], epsilon)
     return (
       score,
       jnp.sum(above, axis=-1, dtype=jnp.int32),
-      jnp.sum(mass, axis=-1) + others[..., 0],
+      jnp.sum(jnp.where(above, 0, decay), axis=-1)
+      + rest * _decay(last, score, epsilon),
     )
 
-  def bisect(_, bounds):
-    low, high = bounds
-    middle = (low + high) // 2
-    _, above, mass = at(middle)
-    fits = mass >= (k - above).astype(mass.dtype)
-    return jnp.where(fits, low, middle + 1), jnp.where(fits, middle, high)
-
+  # The rank is one of `width` from `low` on, and F is enough at the budget's.
+  k = k[..., None]
   high = jnp.maximum(k - 1, 0)
-  steps = (largest.shape[-1] - 1).bit_length()
-  _, rank = lax.fori_loop(0, steps, bisect, (jnp.zeros_like(high), high))
-  pivot, above, mass = at(rank)
+  low, width = jnp.zeros_like(high), largest.shape[-1]
+  while width > 1:
+    width = -(-width // 4)
+    ends = width * jnp.arange(1, 4, dtype=jnp.int32) - 1
+    ends = ends.reshape((1,) * (k.ndim - 1) + (3,))
+    _, above, mass = at(jnp.minimum(low + ends, high))
+    short = mass < (k - above).astype(mass.dtype)
+    low += width * jnp.sum(short, axis=-1, keepdims=True, dtype=jnp.int32)
+  pivot, above, mass = at(jnp.minimum(low, high))
   scale = (k - above).astype(mass.dtype) / jnp.maximum(mass, 1)
-  everything = (k == selectable)[..., None]
+  everything = k == selectable[..., None]
   return (
     jnp.where(everything, -jnp.inf, pivot),
-    jnp.where(everything, 0, scale[..., None]),
+    jnp.where(everything, 0, scale),
   )
 
 

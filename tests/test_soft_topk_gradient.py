@@ -146,15 +146,16 @@ def test_bfloat16_scores_have_bfloat16_gradients():
   assert grads.dtype == jnp.bfloat16 and jnp.all(jnp.isfinite(grads))
 
 
-def test_no_loop_is_unrolled_or_differentiated():
+def test_the_search_is_not_differentiated():
   def sum_of_squares(scores):
     return jnp.sum(soft_top_k(scores, 4) ** 2)
 
   scores = jnp.asarray(normal(2, 32))
   forward = str(jax.make_jaxpr(sum_of_squares)(scores))
   both = str(jax.make_jaxpr(jax.grad(sum_of_squares))(scores))
-  loops = [p.count("while[") + p.count("scan[") for p in (forward, both)]
-  assert loops == [1, 1]
+  # The weights' own is all that the gradient needs.
+  assert both.count("exp ") == forward.count("exp ") > 0
+  assert both.count("while[") + both.count("scan[") == 0
 
 
 def test_one_top_k_serves_selection_and_weights():
