@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coda_jax import analysis, partitioning
+from coda_jax.benchmarking import models
 from coda_jax.compiling import programs, report, topologies
 from coda_jax.t5.config import CodaConfig, T5Config
 from coda_jax.t5.network import Transformer
@@ -54,15 +55,10 @@ def measure(
         f"{there:.2f}; take a smaller --batch"
       )
     flops = analysis.encoder_flops(model.config, length)
-    is_coda = method == "coda"
     row = {
       "part": "encoder",
       "size": size,
-      "method": method,
-      "reduction": float(r),
-      "attention": chosen.attention if is_coda else None,
-      "router": chosen.router if is_coda else None,
-      "dispatch": chosen.dispatch if is_coda else None,
+      **models.columns(method, chosen),
       "length": length,
       "batch": batch,
       "dtype": model.config.dtype.name,

@@ -54,13 +54,7 @@ def subjects(
   params = shapes.random_params(Transformer(routed), part)
   return [
     Subject(
-      {
-        "method": method,
-        "reduction": chosen.reduction if chosen else None,
-        "attention": chosen.attention if method == "coda" else None,
-        "router": chosen.router if method == "coda" else None,
-        "dispatch": chosen.dispatch if method == "coda" else None,
-      },
+      columns(method, chosen),
       functools.partial(
         _build,
         Transformer(dataclasses.replace(config, coda=chosen)),
@@ -72,6 +66,18 @@ def subjects(
     )
     for method, chosen in configs
   ]
+
+
+def columns(method: str, chosen: CodaConfig | None) -> dict[str, Any]:
+  """What a row says of its model; `chosen` is None for the dense one."""
+  routed = chosen if method == "coda" else None
+  return {
+    "method": method,
+    "reduction": chosen.reduction if chosen else None,
+    "attention": routed.attention if routed else None,
+    "router": routed.router if routed else None,
+    "dispatch": routed.dispatch if routed else None,
+  }
 
 
 def _with(coda: CodaConfig, reduction: float) -> CodaConfig:

@@ -7,22 +7,19 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from coda_jax import params as params_lib
-from coda_jax import partitioning
 from coda_jax.checkpoints import (
   adapter,
   arrays,
   formats,
-  initialise,
   run,
   state,
   tensors,
 )
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.checkpoints.pretrained import load_pretrained
+from coda_jax.checkpoints.pretrained import from_read, load_pretrained
 from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
 
@@ -175,19 +172,8 @@ def load_each(
   backbone = None
   for path in paths:
     if run.is_run(path):
-      config, found = run.read(path, backbone_path)
-      model = Transformer(dataclasses.replace(config, dtype=dtype))
-      yield (
-        path,
-        model,
-        initialise.from_leaves(
-          model,
-          found,
-          jax.random.key(0),
-          path,
-          shardings=mesh and partitioning.shardings(model, mesh),
-        ),
-      )
+      found = run.read(path, backbone_path)
+      yield path, *from_read(*found, path, dtype=dtype, mesh=mesh)
       continue
     if not is_adapter(path):
       yield path, *load_pretrained(path, dtype=dtype, mesh=mesh)

@@ -5,7 +5,15 @@ import pathlib
 from typing import Any
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import hf, initialise, kinds, leaves, state, t5x
+from coda_jax.checkpoints import (
+  hf,
+  initialise,
+  kinds,
+  leaves,
+  state,
+  t5x,
+  t5x_orbax,
+)
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
@@ -87,7 +95,7 @@ def read(
 def _nearby(folder: Any) -> str:
   """What the user may have meant."""
   path = pathlib.Path(folder)
-  if (path / "_CHECKPOINT_METADATA").exists():
+  if (path / t5x_orbax.CHECKPOINT_FILE).exists():
     return (
       "it is what training goes on from, which coda_jax.eval, infer, export "
       "and convert read; its run ends with a model/ or adapter/"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ from jax.sharding import Mesh
 
 from coda_jax import partitioning
 from coda_jax.checkpoints import formats, initialise
+from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.nn.config import CodaConfig
+from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
 
 
@@ -43,15 +46,41 @@ def load_pretrained(
     ValueError: another format, or leaves that do not fit, all named.
   """
   config, leaves = formats.read(path)
-  config = dataclasses.replace(
-    config, dtype=dtype, coda=config.coda if coda is None else coda
+  if coda is not None:
+    config = dataclasses.replace(config, coda=coda)
+  return from_read(
+    config, leaves, str(path), dtype=dtype, param_dtype=param_dtype, mesh=mesh
   )
-  model = Transformer(config)
+
+
+def from_read(
+  config: T5Config,
+  leaves: Mapping[str, Leaf],
+  source: str,
+  *,
+  dtype: Any = "float32",
+  param_dtype: Any = "float32",
+  mesh: Mesh | None = None,
+) -> tuple[Transformer, dict[str, Any]]:
+  """`load_pretrained` of what was read: a shape, and {parameter path: Leaf}.
+
+  Args:
+    config: of the model.
+    leaves: of the checkpoint.
+    source: its name, for messages.
+    dtype: as for `load_pretrained`, and so the rest.
+    param_dtype: likewise.
+    mesh: likewise.
+
+  Raises:
+    ValueError: leaves that do not fit, all named.
+  """
+  model = Transformer(dataclasses.replace(config, dtype=dtype))
   params = initialise.from_leaves(
     model,
     leaves,
     jax.random.key(0),
-    str(path),
+    source,
     dtype=param_dtype,
     shardings=mesh and partitioning.shardings(model, mesh),
   )

@@ -96,7 +96,7 @@ def read(
     }
   leaves.check({**frozen, **found}, expected, str(path))
   if frozen:
-    sums = {name: _sum(leaf) for name, leaf in frozen.items()}
+    sums = {name: _sum(leaf.read()) for name, leaf in frozen.items()}
     if checksums.of_sums(sums) != about["run"].get(FROZEN):
       raise ValueError(
         f"{path} was trained on another model than {backbone_path}: the leaves "
@@ -107,7 +107,7 @@ def read(
 
 
 def _read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
-  file = pathlib.Path(path) / "_CHECKPOINT_METADATA"
+  file = pathlib.Path(path) / t5x_orbax.CHECKPOINT_FILE
   about = files.read_json(file).get("custom_metadata") or {}
   if not {"run", "checksums"} <= about.keys():
     raise ValueError(
@@ -136,8 +136,8 @@ def _trained(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   return t5x_orbax.read_part(pathlib.Path(path) / "default", "trained")
 
 
-def _sum(leaf: Leaf) -> int:
-  return checksums.of_leaves({"": leaf.read()})[""]
+def _sum(array: Any) -> int:
+  return checksums.of_leaves({"": array})[""]
 
 
 def _checked(leaf: Leaf, expected: int | None, path: Any, name: str) -> Leaf:
@@ -145,7 +145,7 @@ def _checked(leaf: Leaf, expected: int | None, path: Any, name: str) -> Leaf:
 
   def read() -> Any:
     array = leaf.read()
-    if checksums.of_leaves({"": array})[""] != expected:
+    if _sum(array) != expected:
       raise ValueError(
         f"{path} is damaged: {name} is not what was saved; take another "
         "checkpoint"

@@ -9,6 +9,7 @@ from coda_jax.checkpoints import arrays, files
 from coda_jax.checkpoints.leaves import Leaf
 
 METADATA_FILE = "_METADATA"
+CHECKPOINT_FILE = "_CHECKPOINT_METADATA"
 COMMIT_FILE = "commit_success.txt"
 _HANDLER = (
   "orbax.checkpoint._src.handlers.pytree_checkpoint_handler."
@@ -104,7 +105,7 @@ def write(folder: Any, state: Mapping[str, Leaf]) -> None:
   )
   now = time.time_ns()
   _write_json(
-    folder / "_CHECKPOINT_METADATA",
+    folder / CHECKPOINT_FILE,
     {
       "item_handlers": {"state": _HANDLER},
       "metrics": {},

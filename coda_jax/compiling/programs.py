@@ -144,20 +144,13 @@ def encode(
   Raises:
     ValueError: the mesh does not divide the model or the batch.
   """
-  places = partitioning.shardings(model, mesh)
-  partitioning.check_batch(batch_size, mesh)
-  params = _placed(
-    initialise.abstract_params(model), places, model.config.dtype
-  )
-  tokens = jax.ShapeDtypeStruct(
-    (batch_size, length), jnp.int32, sharding=partitioning.batch_sharding(mesh)
-  )
-  with partitioning.under(mesh):
-    return jax.jit(
-      lambda params, tokens: model.apply(
-        {"params": params}, tokens, enable_dropout=False, method="encode"
-      )
-    ).trace(params, tokens)
+
+  def call(model: Transformer, params: Any, tokens: Any) -> jax.Array:
+    return model.apply(
+      {"params": params}, tokens, enable_dropout=False, method="encode"
+    )
+
+  return _call(call, model, mesh, batch_size, length, dtype=model.config.dtype)
 
 
 def score(
@@ -178,8 +171,9 @@ def _call(
   mesh: Mesh,
   batch_size: int,
   *lengths: int,
+  dtype: Any = None,
 ) -> jax.stages.Traced:
-  params, rows = _inference(model, mesh, batch_size)
+  params, rows = _inference(model, mesh, batch_size, dtype)
   tokens = [
     jax.ShapeDtypeStruct((batch_size, length), jnp.int32, sharding=rows)
     for length in lengths
@@ -188,10 +182,12 @@ def _call(
     return jax.jit(functools.partial(function, model)).trace(params, *tokens)
 
 
-def _inference(model: Transformer, mesh: Mesh, batch_size: int):
+def _inference(
+  model: Transformer, mesh: Mesh, batch_size: int, dtype: Any = None
+):
   places = partitioning.shardings(model, mesh)
   partitioning.check_batch(batch_size, mesh)
-  params = _placed(initialise.abstract_params(model), places)
+  params = _placed(initialise.abstract_params(model), places, dtype)
   return params, partitioning.batch_sharding(mesh)
 
 
