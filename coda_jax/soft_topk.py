@@ -137,6 +137,34 @@ def soft_top_k_from_largest(
   return _weights(scores, pivot, scale, epsilon)
 
 
+def selected_soft_top_k(
+  scores: Float[Array, "*batch n"],
+  largest: Float[Array, "*batch c"],
+  indices: Int[Array, "*batch c"],
+  k: int | Int[Array, "*budget"],
+  *,
+  epsilon: float = 1.0,
+) -> Float[Array, "*batch c"]:
+  """`soft_top_k_from_largest` at the largest scores alone.
+
+  Args:
+    scores: `[..., n]` float32 or float64, -inf where masked.
+    largest: `[..., c]` the c largest scores, downwards.
+    indices: `[..., c]` where they are, as `jax.lax.top_k` returns both.
+    k: as for `soft_top_k_from_largest`.
+    epsilon: the softness, a positive Python float.
+
+  Returns:
+    `[..., c]` weights. Their gradient reaches all scores, as that of
+    `jnp.take_along_axis(soft_top_k_from_largest(...), indices, axis=-1)` does.
+  """
+  pivot, scale = _solve(
+    lax.stop_gradient(scores), lax.stop_gradient(largest), k, epsilon
+  )
+  largest = lax.stop_gradient(largest)
+  return _selected_weights(scores, largest, indices, pivot, scale, epsilon)
+
+
 def _solve(scores, largest, k, epsilon):
   """Finds m, and gives it as the largest unsaturated score and its weight.
 
@@ -144,56 +172,54 @@ def _solve(scores, largest, k, epsilon):
   epsilon)) is at least k at the score s of rank m + 1. F grows with the rank,
   so that m is found by a search over the ranks, in log4(c) passes over the c
   largest scores; what all others add to F is a multiple of what they add at the
-  last of the largest, and is found in one pass. Everything is in differences of
-  scores, which keeps scores of 1e4 exact, and nothing is found by subtracting
-  sums of exponentials.
+  last of the largest, and is found in one pass. Where F equals k but for its
+  rounding, either rank gives the same weights but for theirs. Everything is in
+  differences of scores, which keeps scores of 1e4 exact. Counts are float32's,
+  whose sums are faster, and exact below 2**24.
 
   Returns:
     pivot: `[..., 1]`, the score of rank m + 1, and scale: `[..., 1]`, its
     weight. Where all selectable scores are saturated, pivot is -inf.
   """
-  selectable = jnp.sum(scores != -jnp.inf, axis=-1, dtype=jnp.int32)
-  k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), selectable.shape)
-  k = jnp.minimum(jnp.clip(k, 0, largest.shape[-1]), selectable)
+  dtype = scores.dtype
+
+  def count(found):
+    return jnp.sum(found.astype(dtype), axis=-1, keepdims=True)
+
+  selectable = count(scores != -jnp.inf)
+  k = jnp.clip(jnp.asarray(k, jnp.int32), 0, largest.shape[-1])
+  k = jnp.broadcast_to(k, scores.shape[:-1])[..., None].astype(dtype)
+  k = jnp.minimum(k, selectable)
 
   # Not the last item: XLA knows top_k no more when it is sliced, and sorts.
   last = jnp.min(largest, axis=-1, keepdims=True)
-  rest = jnp.where(scores < last, _decay(scores, last, epsilon), 0)
-  # Of those that equal the last one, some may not be among the largest.
-  equal = jnp.sum(scores == last, axis=-1, keepdims=True)
-  equal -= jnp.sum(largest == last, axis=-1, keepdims=True)
-  equal = jnp.where(last == -jnp.inf, 0, equal).astype(rest.dtype)
-  rest = jnp.sum(rest, axis=-1, keepdims=True) + equal
-
-  def at(ranks):
-    """Scores at ranks, how many are above each, and the mass of the others."""
-    score = jnp.take_along_axis(largest, ranks, axis=-1)
-    above = largest[..., None, :] > score[..., None]
-    decay = _decay(largest[..., None, :], score[..., None], epsilon)
-    return (
-      score,
-      jnp.sum(above, axis=-1, dtype=jnp.int32),
-      jnp.sum(jnp.where(above, 0, decay), axis=-1)
-      + rest * _decay(last, score, epsilon),
-    )
+  rest = jnp.where(scores <= last, _decay(scores, last, epsilon), 0)
+  # Those that equal the last one count 1 each; some are among the largest.
+  rest = jnp.sum(rest, axis=-1, keepdims=True) - count(largest == last)
+  rest = jnp.where(last == -jnp.inf, 0, rest)
 
   # The rank is one of `width` from `low` on, and F is enough at the budget's.
-  k = k[..., None]
-  high = jnp.maximum(k - 1, 0)
+  high = jnp.maximum(k - 1, 0).astype(jnp.int32)
   low, width = jnp.zeros_like(high), largest.shape[-1]
   while width > 1:
     width = -(-width // 4)
     ends = width * jnp.arange(1, 4, dtype=jnp.int32) - 1
     ends = ends.reshape((1,) * (k.ndim - 1) + (3,))
-    _, above, mass = at(jnp.minimum(low + ends, high))
-    short = mass < (k - above).astype(mass.dtype)
-    low += width * jnp.sum(short, axis=-1, keepdims=True, dtype=jnp.int32)
-  pivot, above, mass = at(jnp.minimum(low, high))
-  scale = (k - above).astype(mass.dtype) / jnp.maximum(mass, 1)
-  everything = k == selectable[..., None]
+    score = jnp.take_along_axis(largest, jnp.minimum(low + ends, high), axis=-1)
+    decay = _decay(largest[..., None, :], score[..., None], epsilon)
+    found = jnp.sum(decay, axis=-1) + rest * _decay(last, score, epsilon)
+    low += width * jnp.sum(found < k, axis=-1, keepdims=True, dtype=jnp.int32)
+  pivot = jnp.take_along_axis(largest, jnp.minimum(low, high), axis=-1)
+
+  is_above = largest > pivot
+  mass = jnp.where(is_above, 0, _decay(largest, pivot, epsilon))
+  mass = jnp.sum(mass, axis=-1, keepdims=True)
+  mass += rest * _decay(last, pivot, epsilon)
+  scale = (k - count(is_above)) / jnp.maximum(mass, 1)
+  everything = k == selectable
   return (
     jnp.where(everything, -jnp.inf, pivot),
-    jnp.where(everything, 0, scale),
+    jnp.where(everything, 0, jnp.minimum(scale, 1)),
   )
 
 
@@ -235,6 +261,30 @@ def _weights_backward(epsilon, residuals, cotangent):
 
 
 _weights.defvjp(_weights_forward, _weights_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _selected_weights(scores, largest, indices, pivot, scale, epsilon):
+  """`_weights` at the indices, without computing any others."""
+  del scores, indices
+  return _weights(largest, pivot, scale, epsilon)
+
+
+def _selected_forward(scores, largest, indices, pivot, scale, epsilon):
+  def weights(scores):
+    every = _weights(scores, pivot, scale, epsilon)
+    return jnp.take_along_axis(every, indices, axis=-1)
+
+  del largest
+  return jax.vjp(weights, scores)
+
+
+def _selected_backward(epsilon, pull_back, cotangent):
+  del epsilon
+  return *pull_back(cotangent), None, None, None, None
+
+
+_selected_weights.defvjp(_selected_forward, _selected_backward)
 
 
 def _iterative(scores, k, schedule):

@@ -68,7 +68,7 @@ CONFIGS = {
   "k_to_all": {"coda": coda(reduction=3, attention="k_to_all")},
   "truncation": {"coda": coda(reduction=2, router="truncation")},
   "sigmoid": {"coda": coda(reduction=2.5, router="sigmoid")},
-  "by_layer": {"coda": coda(layer_reductions=((0, 1), (2, 5)))},
+  "by_layer": {"coda": coda(layer_reductions=((0, 1), (1, 5)))},
   "lora": {
     "coda": coda(
       reduction=3,
@@ -110,9 +110,10 @@ def test_parameter_counts_and_trained_share():
   trained, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
   counts = analysis.parameter_counts(trained, frozen)
   d, layers = config.emb_dim, config.num_encoder_layers
+  decoder = config.num_decoder_layers
   assert counts["routers"] == (layers * d, 0)
-  assert counts["adapters"] == ((layers + 2) * 2 * 6 * d, 0)
-  assert counts["norms"] == ((2 * layers + 3 * 2 + 2) * d, 0)
+  assert counts["adapters"] == ((layers + decoder) * 2 * 6 * d, 0)
+  assert counts["norms"] == ((2 * layers + 3 * decoder + 2) * d, 0)
   assert counts["embedding, logits"] == (0, 2 * config.vocab_size * d)
   assert "LoRA" not in counts and "other" not in counts
   assert sum(map(sum, counts.values())) == params_lib.count(params)

@@ -17,7 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coda_jax import soft_topk
-from coda_jax.soft_topk import soft_top_k, soft_top_k_from_largest
+from coda_jax.soft_topk import (
+  selected_soft_top_k,
+  soft_top_k,
+  soft_top_k_from_largest,
+)
 
 TOLERANCE = 2e-5
 EPSILONS = (0.001, 0.1, 10.0)
@@ -301,9 +305,11 @@ def test_bad_input(error, message, arguments):
 @pytest.mark.parametrize("k", [2, np.array([1, 2]), jnp.array([1, 2])])
 def test_annotations(k):
   scores = jnp.asarray(normal(2, 8))
-  largest, _ = jax.lax.top_k(scores, 3)
+  largest, indices = jax.lax.top_k(scores, 3)
+  k_array = jnp.asarray(k)
   check_annotations(soft_top_k, scores, k, mask=scores > 0)
-  check_annotations(soft_top_k_from_largest, scores, largest, jnp.asarray(k))
+  check_annotations(soft_top_k_from_largest, scores, largest, k_array)
+  check_annotations(selected_soft_top_k, scores, largest, indices, k_array)
 
 
 def check_annotations(function, *args, **kwargs):

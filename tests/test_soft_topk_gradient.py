@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from jax import test_util
 
-from coda_jax.soft_topk import soft_top_k, soft_top_k_from_largest
+from coda_jax.soft_topk import (
+  selected_soft_top_k,
+  soft_top_k,
+  soft_top_k_from_largest,
+)
 
 
 @functools.partial(jax.jit, static_argnames=("epsilon", "method"))
@@ -182,6 +186,25 @@ def test_one_top_k_serves_selection_and_weights():
     strict=True,
   ):
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+
+  # Of the selected alone: the same weights, and the same gradient of all.
+  def selected(scores):
+    largest, indices = jax.lax.top_k(scores, 8)
+    return selected_soft_top_k(scores, largest, indices, k, epsilon=0.1)
+
+  def looked_up(scores):
+    indices = jax.lax.top_k(scores, 8)[1]
+    return jnp.take_along_axis(whole(scores), indices, axis=-1)
+
+  # As for the operator itself, also of the gradient's own.
+  slope = lambda f: jax.grad(lambda s: jnp.sum(jnp.sin(f(s))))
+  for function in (lambda f: f, lambda f: slope(f), lambda f: slope(slope(f))):
+    np.testing.assert_allclose(
+      function(selected)(scores),
+      function(looked_up)(scores),
+      rtol=1e-5,
+      atol=1e-5,
+    )
   program = str(
     jax.make_jaxpr(jax.grad(lambda s: from_largest(s).sum()))(scores)
   )

@@ -56,10 +56,9 @@ def _select(scores: jax.Array, reduction: float):
 
 def _exact(scores: jax.Array, reduction: float, epsilon: float) -> jax.Array:
   largest, indices, _ = _select(scores, reduction)
-  weights = soft_topk.soft_top_k_from_largest(
-    scores, largest, largest.shape[-1], epsilon=epsilon
+  return soft_topk.selected_soft_top_k(
+    scores, largest, indices, largest.shape[-1], epsilon=epsilon
   )
-  return jnp.take_along_axis(weights, indices, axis=-1)
 
 
 def _iterative(scores: jax.Array, reduction: float, epsilon: float):

@@ -1,5 +1,6 @@
 """The parameters of a model: fresh, from a checkpoint, or part of each."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,13 +30,12 @@ def init_params(
 
 def abstract_params(model: Any) -> dict[str, Any]:
   """The shapes and dtypes of `init_params`, without computing anything."""
-  return jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+  return params_lib.unflatten(params_lib.flatten(_traced(model)["params"]))
 
 
 def logical_axes(model: Any) -> dict[str, tuple[str, ...]]:
   """{parameter path: its logical axes}, one name a dimension."""
-  variables = jax.eval_shape(lambda: _variables(model, jax.random.key(0)))
-  axes = params_lib.flatten(variables["params_axes"])
+  axes = params_lib.flatten(_traced(model)["params_axes"])
   return {path.removesuffix("_axes"): x.names for path, x in axes.items()}
 
 
@@ -121,6 +121,12 @@ def place(leaf: Leaf, sharding: Any | None) -> jax.Array:
 def is_added(path: str) -> bool:
   """Whether a leaf is one that CoDA adds to a pretrained backbone."""
   return params_lib.is_trained(path, params_lib.ADDED_PATTERNS)
+
+
+@functools.lru_cache(maxsize=16)
+def _traced(model: Any) -> dict[str, Any]:
+  # Traced once: at Base that takes half a second, and a run asks often.
+  return jax.eval_shape(lambda: _variables(model, jax.random.key(0)))
 
 
 def _init(model: Any, key: jax.Array) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from flax.linen import partitioning
 from jax import Array
 from jax.typing import DTypeLike
 
-from coda_jax.nn import config, sharding
+from coda_jax.nn import config, products, sharding
 
 _fan_in_init = nn.initializers.variance_scaling(
   1.0, "fan_in", "truncated_normal"
@@ -41,7 +41,7 @@ class Factor(nn.Module):
       jnp.float32,
       axes=self.kernel_axes,
     )
-    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    y = products.product(x.astype(self.dtype), kernel.astype(self.dtype))
     return sharding.constrain(y, self.kernel_axes[1])
 
 

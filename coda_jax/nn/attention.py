@@ -1,14 +1,15 @@
 """Multi-head attention in T5's way: no scaling, relative position bias."""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from coda_jax.nn import config, layers
 
@@ -17,6 +18,12 @@ _MASKED = -1e10
 
 # Of a TPU's matrix unit.
 _TPU_COLUMNS = 128
+
+# Up to so many logits, a CPU's cache holds them all: 32 MiB of float32.
+_LOGITS_IN_CACHE = 2**23
+
+# Of so many queries at a time, where there are more.
+_QUERY_BLOCK = 128
 
 
 def bias_from_table(
@@ -94,20 +101,101 @@ def dot_product_attention(
 ) -> Array:
   """softmax(query key^T + bias) value, unscaled; the softmax in float32.
 
+  Heads come before length: what matrix products are laid out for.
+
   Args:
-    query: [batch, q, heads, head_dim].
-    key: [batch, k, heads, head_dim].
-    value: [batch, k, heads, head_dim].
+    query: [batch, heads, q, head_dim].
+    key: [batch, heads, k, head_dim].
+    value: [batch, heads, k, head_dim].
     mask: bool, broadcasts against [batch, heads, q, k]; True may be attended.
     bias: broadcasts against [batch, heads, q, k].
     dropout: applied to the attention weights.
     deterministic: turns dropout off.
 
   Returns:
-    [batch, q, heads, head_dim], the dtype of `value`.
+    [batch, heads, q, head_dim], the dtype of `value`.
   """
-  # Heads before length: what matrix products are laid out for.
-  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  if dropout is not None and not deterministic:
+    weights = _weights(query, key, mask, bias)
+    dropped = dropout(weights, deterministic=False)
+    x = _average(dropped, value, weights.sum(axis=-1, keepdims=True))
+    return x.astype(value.dtype)
+  by_platform = {
+    "tpu": functools.partial(_attend, average=average_on_tpu),
+    "default": functools.partial(_attend, average=_average),
+  }
+  # A program that is exported may have a batch of any size.
+  sizes = [*query.shape[:3], key.shape[2]]
+  num_logits = math.prod(size for size in sizes if isinstance(size, int))
+  if num_logits > _LOGITS_IN_CACHE and query.shape[2] > _QUERY_BLOCK:
+    by_platform["cpu"] = attend_in_blocks
+  return jax.lax.platform_dependent(
+    query, key, value, mask, bias, **by_platform
+  )
+
+
+@jax.custom_vjp
+def attend_in_blocks(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None = None,
+  bias: Array | None = None,
+) -> Array:
+  """`dot_product_attention`, some queries after the other.
+
+  So that logits and weights stay in a processor's cache between the passes
+  over them. With a gradient, which needs all weights, it is not in blocks.
+  """
+  whole = query.shape[2] // _QUERY_BLOCK * _QUERY_BLOCK
+
+  def attend(start: ArrayLike, size: int) -> Array:
+    rows = functools.partial(
+      jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=2
+    )
+    mask_rows, bias_rows = (
+      rows(x) if x is not None and x.shape[2] > 1 else x for x in (mask, bias)
+    )
+    return _attend(
+      rows(query), key, value, mask_rows, bias_rows, average=_average
+    )
+
+  # [blocks, batch, heads, block, head_dim]
+  blocks = jax.lax.map(
+    lambda start: attend(start, _QUERY_BLOCK),
+    jnp.arange(0, whole, _QUERY_BLOCK),
+  )
+  x = jnp.moveaxis(blocks, 0, 2)
+  x = x.reshape(*query.shape[:2], whole, value.shape[-1])
+  if rest := query.shape[2] - whole:
+    x = jnp.concatenate([x, attend(whole, rest)], axis=2)
+  return x
+
+
+attend_in_blocks.defvjp(
+  lambda *inputs: jax.vjp(
+    functools.partial(_attend, average=_average), *inputs
+  ),
+  lambda pull_back, gradient: pull_back(gradient),
+)
+
+
+def _attend(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None,
+  bias: Array | None,
+  average: Callable[[Array, Array], Array],
+) -> Array:
+  x = average(_weights(query, key, mask, bias), value)
+  return x.astype(value.dtype)
+
+
+def _weights(
+  query: Array, key: Array, mask: Array | None, bias: Array | None
+) -> Array:
+  """Float32 [batch, heads, q, k], not normalised."""
   logits = jnp.einsum(
     "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
   )
@@ -116,15 +204,7 @@ def dot_product_attention(
   if mask is not None:
     logits = jnp.where(mask, logits, _MASKED)
   peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-  weights = jnp.exp(logits - peak)
-  if dropout is None or deterministic:
-    x = jax.lax.platform_dependent(
-      weights, value, tpu=average_on_tpu, default=_average
-    )
-  else:
-    dropped = dropout(weights, deterministic=False)
-    x = _average(dropped, value, weights.sum(axis=-1, keepdims=True))
-  return jnp.swapaxes(x.astype(value.dtype), 1, 2)
+  return jnp.exp(logits - peak)
 
 
 def _average(weights: Array, value: Array, total: Array | None = None) -> Array:
@@ -234,7 +314,6 @@ class MultiHeadDotProductAttention(nn.Module):
     )
     attention_init = layers.attention_init
     query = project(kernel_init=query_init, name="query")(inputs_q)
-    query = self._split_heads(query)
     if keep_kv and self.has_variable("encoded_kv", "encoded_key"):
       key = self.get_variable("encoded_kv", "encoded_key")
       value = self.get_variable("encoded_kv", "encoded_value")
@@ -244,15 +323,16 @@ class MultiHeadDotProductAttention(nn.Module):
       key, value = self._split_heads(key), self._split_heads(value)
     if keep_kv:
       # [batch * beams, q, ...] -> [batch, beams * q, ...]
-      query = query.reshape(key.shape[0], -1, *query.shape[2:])
+      query = query.reshape(key.shape[0], -1, query.shape[-1])
       mutable = self.is_mutable_collection("encoded_kv")
       if mutable and not self.is_initializing():
         self.put_variable("encoded_kv", "encoded_key", key)
         self.put_variable("encoded_kv", "encoded_value", value)
+    query = self._split_heads(query)
 
     if decode and self.has_variable("cache", "cached_key"):
       key, value, query_positions = self._append_to_cache(key, value)
-      visible = jnp.arange(key.shape[1])[None, :] <= query_positions
+      visible = jnp.arange(key.shape[2])[None, :] <= query_positions
       visible = visible[:, None, None, :]
       mask = visible if mask is None else mask & visible
     elif decode:
@@ -261,15 +341,15 @@ class MultiHeadDotProductAttention(nn.Module):
     bias = None
     if bias_table is not None:
       if query_positions is None:
-        query_positions = jnp.arange(query.shape[1])[None, :]
+        query_positions = jnp.arange(query.shape[2])[None, :]
       if key_positions is None:
-        if key.shape[1] > bias_table.shape[1] // 2 + 1:
+        if key.shape[2] > bias_table.shape[1] // 2 + 1:
           raise ValueError(
             f"bias_table is for {bias_table.shape[1] // 2 + 1} positions, but "
-            f"there are {key.shape[1]} keys; decoding with a cache needs "
+            f"there are {key.shape[2]} keys; decoding with a cache needs "
             "max_decode_length, the length of the cache"
           )
-        key_positions = jnp.arange(key.shape[1])[None, :]
+        key_positions = jnp.arange(key.shape[2])[None, :]
       bias = bias_from_table(
         bias_table, query_positions, key_positions, bias_edges
       )
@@ -283,7 +363,8 @@ class MultiHeadDotProductAttention(nn.Module):
       nn.Dropout(self.dropout_rate, broadcast_dims=(-2,)),
       deterministic,
     )
-    # [batch, q, heads, head_dim] -> [batch, q, emb_dim]
+    # [batch, heads, q, head_dim] -> [batch, q, emb_dim]
+    x = jnp.swapaxes(x, 1, 2)
     return layers.DenseGeneral(
       inputs_q.shape[-1],
       ("joined_kv", "embed"),
@@ -296,9 +377,12 @@ class MultiHeadDotProductAttention(nn.Module):
 
   def _split_heads(self, x: Array) -> Array:
     x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
-    return partitioning.with_sharding_constraint(
+    x = partitioning.with_sharding_constraint(
       x, ("batch", "length", "heads", "kv")
     )
+    # [batch, heads, length, head_dim]: kept so, each step reads keys and
+    # values as they are.
+    return jnp.swapaxes(x, 1, 2)
 
   def _make_cache(self, key: Array, value: Array) -> None:
     self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype)
@@ -309,19 +393,19 @@ class MultiHeadDotProductAttention(nn.Module):
     self, key: Array, value: Array
   ) -> tuple[Array, Array, Array]:
     """Writes one position; returns all keys and values, and its position."""
-    if key.shape[1] != 1:
+    if key.shape[2] != 1:
       raise ValueError(
-        f"decoding brings one token a step, got {key.shape[1]}; make a new "
+        f"decoding brings one token a step, got {key.shape[2]}; make a new "
         "cache for a new sequence"
       )
     cached_key = self.variable("cache", "cached_key", lambda: None)
     cached_value = self.variable("cache", "cached_value", lambda: None)
     cache_index = self.variable("cache", "cache_index", lambda: None)
     index = cache_index.value
-    # [batch, length, heads, head_dim]
+    # [batch, heads, length, head_dim]
     for cached, new in ((cached_key, key), (cached_value, value)):
       cached.value = jax.lax.dynamic_update_slice_in_dim(
-        cached.value, new, index, axis=1
+        cached.value, new, index, axis=2
       )
     cache_index.value = index + 1
     return cached_key.value, cached_value.value, jnp.full((1, 1), index)

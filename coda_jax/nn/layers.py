@@ -16,7 +16,7 @@ from flax.linen import partitioning
 from jax import Array
 from jax.typing import DTypeLike
 
-from coda_jax.nn import adapter, config, sharding
+from coda_jax.nn import adapter, config, products, sharding
 
 Initializer = nn.initializers.Initializer
 
@@ -88,13 +88,8 @@ class DenseGeneral(nn.Module):
       kernel = kernel.astype(self.dtype)
     x = x.astype(self.dtype)
     # Axes that are not joined first need no copy of `x` on a TPU.
-    y = jax.lax.dot_general(
-      x,
-      kernel.reshape(*mapped, self.features),
-      (
-        (tuple(range(x.ndim - self.num_axes, x.ndim)), range(self.num_axes)),
-        ((), ()),
-      ),
+    y = products.product(
+      x, kernel.reshape(*mapped, self.features), self.num_axes
     )
     if self.lora is not None and self.name in self.lora.targets:
       y += adapter.Lora(

@@ -152,8 +152,7 @@ class Router(nn.Module):
       scores = self._learned_scores(x_norm)
     largest, indices, slot_mask = select(scores, mask, self.reduction)
     if rule == "soft_top_k":
-      weights = self._soft_top_k(scores, largest, mask)
-      weights = jnp.take_along_axis(weights, indices, axis=-1)
+      weights = self._soft_top_k(scores, largest, indices, mask)
     elif rule == "sigmoid":
       weights = jax.nn.sigmoid(jnp.take_along_axis(scores, indices, axis=-1))
     else:
@@ -163,23 +162,27 @@ class Router(nn.Module):
     weights = jnp.where(all_taken[:, None], 1.0, weights)
     return Selection(indices, jnp.where(slot_mask, weights, 0.0), slot_mask)
 
-  def _soft_top_k(self, scores: Array, largest: Array, mask: Array) -> Array:
+  def _soft_top_k(
+    self, scores: Array, largest: Array, indices: Array, mask: Array
+  ) -> Array:
     k = budget(mask, self.reduction)
     if self.config.soft_top_k_method == "exact":
       # The scores that select are all that the closed form needs sorted.
-      return soft_topk.soft_top_k_from_largest(
+      return soft_topk.selected_soft_top_k(
         jnp.where(mask, scores, -jnp.inf),
         largest,
+        indices,
         k,
         epsilon=self.config.epsilon,
       )
-    return soft_topk.soft_top_k(
+    weights = soft_topk.soft_top_k(
       scores,
       k,
       epsilon=self.config.epsilon,
       mask=mask,
       method=self.config.soft_top_k_method,
     )
+    return jnp.take_along_axis(weights, indices, axis=-1)
 
   def _learned_scores(self, x_norm: Array) -> Array:
     kernel = partitioning.param_with_axes(

@@ -43,7 +43,7 @@ def test_one_kernel_by_hand():
   model = Transformer(testing.tiny_config(coda=METHODS["lora"]))
   params = testing.random_params(model)
   leaves = params_lib.flatten(params)
-  path = "decoder/layers_1/mlp/wo"
+  path = "decoder/layers_0/mlp/wo"
   a, b = (np.float64(leaves[f"{path}/lora/{f}/kernel"]) for f in "ab")
   expected = leaves[f"{path}/kernel"] + 1.5 * (a @ b)
   found = params_lib.flatten(merge_lora(model, params)[1])[f"{path}/kernel"]
@@ -53,7 +53,7 @@ def test_one_kernel_by_hand():
 def test_a_factor_that_is_missing_is_named():
   model = Transformer(testing.tiny_config(coda=METHODS["lora"]))
   leaves = params_lib.flatten(testing.random_params(model))
-  del leaves["decoder/layers_1/mlp/wo/lora/b/kernel"]
+  del leaves["decoder/layers_0/mlp/wo/lora/b/kernel"]
   with pytest.raises(ValueError, match="wo/lora/b/kernel: not in the file"):
     merge_lora(model, params_lib.unflatten(leaves))
 

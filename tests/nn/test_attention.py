@@ -18,32 +18,85 @@ def random(*shape, seed=0):
 def attend(query, key, value, mask, bias):
   """One query at a time: softmax(q . k + bias) over what it may see."""
   out = np.zeros(query.shape, np.float64)
-  for b, i, h in np.ndindex(query.shape[:3]):
+  for b, h, i in np.ndindex(query.shape[:3]):
     seen = np.flatnonzero(mask[b, h, i])
     scores = np.array(
       [
-        float(query[b, i, h].astype(np.float64) @ key[b, j, h])
+        float(query[b, h, i].astype(np.float64) @ key[b, h, j])
         + bias[b, h, i, j]
         for j in seen
       ]
     )
     weights = np.exp(scores - scores.max())
     weights /= weights.sum()
-    out[b, i, h] = sum(
-      w * value[b, j, h] for w, j in zip(weights, seen, strict=False)
+    out[b, h, i] = sum(
+      w * value[b, h, j] for w, j in zip(weights, seen, strict=False)
     )
   return out
 
 
 def test_attention_equals_loops():
-  query = random(2, 4, HEADS, DIM, seed=1)
-  key, value = (random(2, 6, HEADS, DIM, seed=s) for s in (2, 3))
+  query = random(2, HEADS, 4, DIM, seed=1)
+  key, value = (random(2, HEADS, 6, DIM, seed=s) for s in (2, 3))
   bias = random(2, HEADS, 4, 6, seed=4)
   mask = np.random.default_rng(5).random((2, HEADS, 4, 6)) < 0.6
   mask[..., 0] = True
   found = attention.dot_product_attention(query, key, value, mask, bias)
   expected = attend(query, key, value, mask, bias)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+  """Attention of more than two queries is in blocks of two."""
+  monkeypatch.setattr(attention, "_LOGITS_IN_CACHE", 1)
+  monkeypatch.setattr(attention, "_QUERY_BLOCK", 2)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 4, 5])
+@pytest.mark.parametrize("shape", ["own", "shared", "none"])
+def test_queries_in_blocks_equal_loops(small_blocks, queries, shape):
+  query = random(2, HEADS, queries, DIM, seed=1)
+  key, value = (random(2, HEADS, 6, DIM, seed=s) for s in (2, 3))
+  whole = (2, HEADS, queries, 6)
+  mask, bias = np.ones(whole, bool), np.zeros(whole, np.float32)
+  given = (None, None)
+  if shape != "none":
+    # Masks of padding are the same for every query; biases may be.
+    of = (2, HEADS, queries, 6) if shape == "own" else (2, 1, 1, 6)
+    bias = random(*of, seed=4)
+    mask = np.random.default_rng(5).random(of) < 0.6
+    mask[..., 0] = True
+    given = (mask, bias)
+    mask, bias = (np.broadcast_to(x, whole) for x in given)
+  attention_of = jax.jit(attention.dot_product_attention)
+  found = attention_of(query, key, value, *given)
+  expected = attend(query, key, value, mask, bias)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_is_the_same_in_blocks(small_blocks):
+  query, key, value, weights = (
+    random(2, HEADS, 5, DIM, seed=s) for s in range(4)
+  )
+  mask = np.arange(5) < np.array([3, 5])[:, None, None, None]
+  bias = random(1, HEADS, 5, 5, seed=5)
+
+  def gradients(attend):
+    return jax.grad(
+      lambda q, k, v, b: (attend(q, k, v, mask, b) * weights).sum(),
+      argnums=(0, 1, 2, 3),
+    )(query, key, value, bias)
+
+  def plain(query, key, value, mask, bias):
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key) + bias
+    weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
+    return jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+
+  for found, expected in zip(
+    gradients(attention.dot_product_attention), gradients(plain), strict=True
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 9, 40, 300])
@@ -92,15 +145,15 @@ def test_edges_are_where_t5_changes_its_bucket():
 def test_softmax_is_float32_in_bfloat16():
   # 300 equal keys: a bfloat16 sum of their weights would stop at 256.
   query = jnp.zeros((1, 1, 1, DIM), jnp.bfloat16)
-  key = jnp.zeros((1, 300, 1, DIM), jnp.bfloat16)
-  value = jnp.ones((1, 300, 1, DIM), jnp.bfloat16)
+  key = jnp.zeros((1, 1, 300, DIM), jnp.bfloat16)
+  value = jnp.ones((1, 1, 300, DIM), jnp.bfloat16)
   found = attention.dot_product_attention(query, key, value)
   assert found.dtype == jnp.bfloat16
   np.testing.assert_allclose(found.astype(jnp.float32), 1.0, rtol=2**-7)
   # A difference of 0.5 at 1000 is lost in bfloat16, whose step there is 4.
   query = jnp.array([[[[1.0, 1.0]]]], jnp.bfloat16)
-  key = jnp.array([[[[1000.0, 0.5]], [[1000.0, 0.0]]]], jnp.bfloat16)
-  value = jnp.array([[[[1.0, 0.0]], [[0.0, 1.0]]]], jnp.bfloat16)
+  key = jnp.array([[[[1000.0, 0.5], [1000.0, 0.0]]]], jnp.bfloat16)
+  value = jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]], jnp.bfloat16)
   found = attention.dot_product_attention(query, key, value)
   expected = [1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(0.5))]
   np.testing.assert_allclose(found[0, 0, 0].astype(np.float32), expected, 0.01)
@@ -121,7 +174,7 @@ def test_average_on_tpu(keys, dtype):
 
 
 def test_row_without_keys_gives_no_nan():
-  x = random(1, 3, HEADS, DIM)
+  x = random(1, HEADS, 3, DIM)
   mask = jnp.zeros((1, 1, 3, 3), bool)
 
   def total(x):
@@ -165,8 +218,8 @@ def test_module_projects_attends_and_projects_back():
   found = layer.apply(variables, x, context, mask, bias_table=table)
 
   kernel = {k: v["kernel"] for k, v in variables["params"].items()}
-  split = lambda x, name: (x @ np.asarray(kernel[name])).reshape(
-    2, -1, HEADS, DIM
+  split = lambda x, name: np.swapaxes(
+    (x @ np.asarray(kernel[name])).reshape(2, -1, HEADS, DIM), 1, 2
   )
   bias = np.zeros((2, HEADS, 3, 4))
   for b, h, i, j in np.ndindex(bias.shape):
@@ -178,7 +231,9 @@ def test_module_projects_attends_and_projects_back():
     np.broadcast_to(mask, bias.shape),
     bias,
   )
-  expected = heads.reshape(2, 3, -1) @ np.asarray(kernel["out"])
+  expected = np.swapaxes(heads, 1, 2).reshape(2, 3, -1) @ np.asarray(
+    kernel["out"]
+  )
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -222,7 +277,7 @@ def test_cache_gives_what_causal_attention_gives():
     variables, x, x, bias_table=table, decode=True, mutable=["cache"]
   )
   shapes = jax.tree.map(jnp.shape, state["cache"])
-  kv_shape = (2, length, HEADS, DIM)
+  kv_shape = (2, HEADS, length, DIM)
   assert shapes == {
     "cached_key": kv_shape,
     "cached_value": kv_shape,

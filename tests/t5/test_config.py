@@ -40,11 +40,11 @@ def test_configs_are_hashable_even_from_lists():
   config = testing.tiny_config(
     mlp_activations=["gelu", "linear"],
     coda=CodaConfig(
-      layer_reductions=[[0, 1], [2, 5]], lora=LoraConfig(targets=["query"])
+      layer_reductions=[[0, 1], [1, 5]], lora=LoraConfig(targets=["query"])
     ),
   )
   assert config.mlp_activations == ("gelu", "linear")
-  assert config.coda.layer_reductions == ((0, 1.0), (2, 5.0))
+  assert config.coda.layer_reductions == ((0, 1.0), (1, 5.0))
   assert hash(config) == hash(dataclasses.replace(config))
 
 
@@ -122,7 +122,7 @@ def test_bad_lora_config():
 
 def test_another_reduction_leaves_dense_layers_dense():
   coda = CodaConfig(reduction=3, layer_reductions=((0, 1), (2, 5)))
-  config = testing.tiny_config(coda=coda)
+  config = testing.tiny_config(num_encoder_layers=4, coda=coda)
   other = config.with_reduction(2)
   reductions = [other.layer_reduction(i) for i in range(4)]
   assert reductions == [1, 2, 2, 2]

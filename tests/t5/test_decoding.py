@@ -476,7 +476,7 @@ def test_keys_and_values_of_the_input_are_kept_only_on_request():
   shapes = [jax.tree.map(jnp.shape, x["cache"]) for x in (plain, kept)]
   assert shapes[0] == shapes[1]
   shapes = {x.shape for x in jax.tree.leaves(kept["encoded_kv"])}
-  assert shapes == {(3, 6, 2, 4)}
+  assert shapes == {(3, 2, 6, 4)}
 
 
 @pytest.mark.parametrize(

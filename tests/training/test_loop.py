@@ -18,7 +18,9 @@ from coda_jax.training import loop, optimizers
 
 
 def train(task, model_dir, *, coda=None, **overrides):
-  config = testing.tiny_config(dropout_rate=0.1, coda=coda)
+  config = testing.tiny_config(
+    num_encoder_layers=1, dropout_rate=0.1, coda=coda
+  )
   arguments = {
     "model": Transformer(config),
     "model_dir": str(model_dir),
