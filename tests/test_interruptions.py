@@ -12,7 +12,7 @@ import pytest
 
 # More is better and slower: a start takes seconds.
 KILLS = int(os.environ.get("CODA_JAX_TEST_KILLS", "3"))
-STEPS = 40
+STEPS = 20
 
 
 @pytest.fixture
