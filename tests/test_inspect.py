@@ -36,9 +36,9 @@ def test_a_model(tmp_path, capsys, model, params):
   assert f"{params_lib.count(params):,} in" in out
   assert backbone_fingerprint(params) in out
   lines = {line.split()[0]: line.split() for line in out.splitlines() if line}
-  row = lines["encoder/layers_3/adapter/up/kernel"]
+  row = lines["encoder/layers_1/adapter/up/kernel"]
   assert row[1:] == ["4", "x", "16", "bfloat16", "64", "yes"]
-  row = lines["encoder/layers_3/mlp/wo/kernel"]
+  row = lines["encoder/layers_1/mlp/wo/kernel"]
   assert row[1:] == ["24", "x", "16", "bfloat16", "384"]
 
 
@@ -72,7 +72,7 @@ def test_differences(tmp_path, capsys, model, params):
   state.save_model(tmp_path / "b", model.config, params, dtype=jnp.bfloat16)
   convert.convert(tmp_path / "a", tmp_path / "same", "coda_jax")
   out = report(capsys, tmp_path / "a", tmp_path / "same")
-  assert out == "no difference in 86 leaves\n"
+  assert out == "no difference in 46 leaves\n"
 
   leaves = params_lib.flatten(params)
   scale = np.array(leaves["encoder/encoder_norm/scale"])
@@ -84,12 +84,12 @@ def test_differences(tmp_path, capsys, model, params):
     "encoder/encoder_norm/scale: 25.0% of the values, by 0.5 at most\n"
   )
 
-  other = Transformer(testing.tiny_config(num_decoder_layers=1, mlp_dim=20))
+  other = Transformer(testing.tiny_config(num_encoder_layers=1, mlp_dim=20))
   state.save_model(tmp_path / "d", other.config, testing.random_params(other))
   lines = report(capsys, tmp_path / "a", tmp_path / "d", code=1).splitlines()
   assert "config mlp_dim: 24 and 20" in lines
   assert "encoder/layers_0/mlp/wo/kernel: (24, 16) and (20, 16)" in lines
-  norm = "decoder/layers_1/pre_mlp_layer_norm/scale"
+  norm = "encoder/layers_1/pre_mlp_layer_norm/scale"
   assert f"{norm}: only in {tmp_path / 'a'}" in lines
 
 

@@ -119,7 +119,8 @@ def test_one_two_and_four_processes_train_the_same_model(start, tmp_path):
   wait_for_step(group[0], 7)
   group[2].send_signal(signal.SIGTERM)
   outs = [process.communicate(timeout=120) for process in group]
-  assert [process.returncode for process in group] == [0] * 4, outs
+  codes = [process.returncode for process in group]
+  assert codes == [0] * 4, "\n".join(err[:3000] for _, err in outs)
   assert "stopped by SIGTERM, saved after step" in outs[0][0]
   lines = [line for out, _ in outs[1:] for line in out.splitlines()]
   assert [line for line in lines if "[Gloo]" not in line] == []

@@ -41,7 +41,7 @@ class Factor(nn.Module):
       jnp.float32,
       axes=self.kernel_axes,
     )
-    y = products.product(x.astype(self.dtype), kernel.astype(self.dtype))
+    y = products.product(x, kernel, self.dtype)
     return sharding.constrain(y, self.kernel_axes[1])
 
 

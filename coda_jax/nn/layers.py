@@ -83,14 +83,9 @@ class DenseGeneral(nn.Module):
       jnp.float32,
       axes=self.kernel_axes,
     )
-    # Written so that qwix can put an int8 kernel in its place.
-    if kernel.dtype != self.dtype:
-      kernel = kernel.astype(self.dtype)
-    x = x.astype(self.dtype)
     # Axes that are not joined first need no copy of `x` on a TPU.
-    y = products.product(
-      x, kernel.reshape(*mapped, self.features), self.num_axes
-    )
+    kernel = kernel.reshape(*mapped, self.features)
+    y = products.product(x, kernel, self.dtype, self.num_axes)
     if self.lora is not None and self.name in self.lora.targets:
       y += adapter.Lora(
         self.lora, self.features, self.kernel_axes, self.dtype, name="lora"
@@ -166,7 +161,7 @@ class Embed(nn.Module):
 
   def attend(self, x: Array) -> Array:
     """[..., features] -> float32 [..., num_embeddings]: x embedding^T."""
-    return x.astype(jnp.float32) @ self.embedding.astype(jnp.float32).T
+    return products.product(x, self.embedding.T, jnp.float32)
 
 
 def relative_position_bucket(

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ def test_a_product_and_its_gradients(dtype, num_axes):
   kernel = random(*mapped, 7, dtype=dtype, seed=1)
   weights = random(2, 5, 7, dtype=dtype, seed=2)
   found, pull_back = jax.vjp(
-    lambda x, kernel: products.product(x, kernel, num_axes), x, kernel
+    lambda x, kernel: products.product(x, kernel, dtype, num_axes), x, kernel
   )
   exact = [np.asarray(a).astype(np.float64) for a in (x, kernel, weights)]
   rows, matrix = exact[0].reshape(10, -1), exact[1].reshape(-1, 7)
@@ -43,6 +45,23 @@ def test_a_product_and_its_gradients(dtype, num_axes):
 def test_a_cpu_multiplies_bfloat16_as_it_is():
   """And not float32 copies of both sides."""
   x, kernel = jnp.ones((4, 16), jnp.bfloat16), jnp.ones((16, 8), jnp.bfloat16)
-  compiled = jax.jit(products.product).lower(x, kernel).compile().as_text()
-  assert "f32[16,8]" not in compiled
-  assert "f32[4,16]" not in compiled
+  for dtype in (jnp.bfloat16, jnp.float32):
+    function = jax.jit(functools.partial(products.product, dtype=dtype))
+    compiled = function.lower(x, kernel).compile().as_text()
+    assert "f32[16,8]" not in compiled
+    assert "f32[4,16]" not in compiled
+
+
+def test_bfloat16_in_float32_is_what_float32_copies_give():
+  x = random(5, 300, dtype=jnp.bfloat16)
+  kernel = random(300, 7, dtype=jnp.bfloat16, seed=1)
+  found = products.product(x, kernel, jnp.float32)
+  copies = [a.astype(jnp.float32) for a in (x, kernel)]
+  expected = products.product(*copies, jnp.float32)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  # Kept as they are only if both are: a float32 kernel is not rounded.
+  kernel = random(300, 7, dtype=jnp.float32, seed=1)
+  found = products.product(x, kernel, jnp.float32)
+  expected = products.product(copies[0], kernel, jnp.float32)
+  np.testing.assert_array_equal(found, expected)

@@ -159,7 +159,7 @@ def test_only_an_evaluation_stops_a_run_early(task, tmp_path, scores):
   ],
 )
 def test_another_run_in_the_folder(task, tmp_path, change, message):
-  config = testing.tiny_config()
+  config = testing.tiny_config(num_encoder_layers=1)
   for i, name in enumerate(("one", "other")):
     params = testing.random_params(Transformer(config), seed=i)
     model_files.save_model(tmp_path / name, config, params)
