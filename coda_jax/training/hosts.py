@@ -19,8 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from coda_jax import params as params_lib
 
-# A process that is gone is missed after so many seconds, and not waited for
-# any longer by those that end.
+# A process that is gone is missed after so many seconds.
 _PATIENCE = 30
 
 _DONE, _FAILED = -1, -2
@@ -59,7 +58,8 @@ def joined(
       index,
       initialization_timeout=10 * _PATIENCE,
       heartbeat_timeout_seconds=_PATIENCE,
-      shutdown_timeout_seconds=_PATIENCE,
+      # One that is there may take its time to end, on a busy machine.
+      shutdown_timeout_seconds=10 * _PATIENCE,
     )
   except (ValueError, RuntimeError) as error:
     raise ValueError(
