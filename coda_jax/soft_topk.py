@@ -158,10 +158,8 @@ def selected_soft_top_k(
     `[..., c]` weights. Their gradient reaches all scores, as that of
     `jnp.take_along_axis(soft_top_k_from_largest(...), indices, axis=-1)` does.
   """
-  pivot, scale = _solve(
-    lax.stop_gradient(scores), lax.stop_gradient(largest), k, epsilon
-  )
   largest = lax.stop_gradient(largest)
+  pivot, scale = _solve(lax.stop_gradient(scores), largest, k, epsilon)
   return _selected_weights(scores, largest, indices, pivot, scale, epsilon)
 
 

@@ -122,7 +122,7 @@ def dot_product_attention(
     return x.astype(value.dtype)
   by_platform = {
     "tpu": functools.partial(_attend, average=average_on_tpu),
-    "default": functools.partial(_attend, average=_average),
+    "default": _attend,
   }
   # A program that is exported may have a batch of any size.
   sizes = [*query.shape[:3], key.shape[2]]
@@ -156,9 +156,7 @@ def attend_in_blocks(
     mask_rows, bias_rows = (
       rows(x) if x is not None and x.shape[2] > 1 else x for x in (mask, bias)
     )
-    return _attend(
-      rows(query), key, value, mask_rows, bias_rows, average=_average
-    )
+    return _attend(rows(query), key, value, mask_rows, bias_rows)
 
   # [blocks, batch, heads, block, head_dim]
   blocks = jax.lax.map(
@@ -170,26 +168,6 @@ def attend_in_blocks(
   if rest := query.shape[2] - whole:
     x = jnp.concatenate([x, attend(whole, rest)], axis=2)
   return x
-
-
-attend_in_blocks.defvjp(
-  lambda *inputs: jax.vjp(
-    functools.partial(_attend, average=_average), *inputs
-  ),
-  lambda pull_back, gradient: pull_back(gradient),
-)
-
-
-def _attend(
-  query: Array,
-  key: Array,
-  value: Array,
-  mask: Array | None,
-  bias: Array | None,
-  average: Callable[[Array, Array], Array],
-) -> Array:
-  x = average(_weights(query, key, mask, bias), value)
-  return x.astype(value.dtype)
 
 
 def _weights(
@@ -246,6 +224,24 @@ def _weighted_sum(weights: Array, value: Array) -> Array:
     value,
     preferred_element_type=jnp.float32,
   )
+
+
+def _attend(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None,
+  bias: Array | None,
+  average: Callable[[Array, Array], Array] = _average,
+) -> Array:
+  x = average(_weights(query, key, mask, bias), value)
+  return x.astype(value.dtype)
+
+
+attend_in_blocks.defvjp(
+  lambda *inputs: jax.vjp(_attend, *inputs),
+  lambda pull_back, gradient: pull_back(gradient),
+)
 
 
 class MultiHeadDotProductAttention(nn.Module):
