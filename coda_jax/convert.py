@@ -36,7 +36,7 @@ from coda_jax.checkpoints import (
   hf,
   initialise,
   leaves,
-  state,
+  model_folder,
   t5x,
 )
 from coda_jax.checkpoints.leaves import Leaf
@@ -144,7 +144,7 @@ def convert(
     elif to == "adapter":
       adapter.write(folder, config.coda, whole)
     else:
-      state.write(folder, config, written)
+      model_folder.write(folder, config, written)
     if to in ("hf", "coda_jax"):
       _copy_tokenizer(formats.find_folder(source), folder)
   return config, written

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import adapter, formats, state, tensors
+from coda_jax.checkpoints import adapter, formats, model_folder, tensors
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.training.logging import format_table
+from coda_jax.formatting import format_table
 
 PROGRAM = "python -m coda_jax.inspect"
 
@@ -60,7 +60,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     leaves = tensors.read(pathlib.Path(folder) / adapter.WEIGHTS_FILE)
     if not leaves:
       raise ValueError(f"{path}: {adapter.WEIGHTS_FILE} holds no leaf")
-    coda = state.coda_from_dict(fields["coda"])
+    coda = model_folder.coda_from_dict(fields["coda"])
     return Checkpoint(
       str(path),
       "adapter",
@@ -74,7 +74,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     str(path),
     formats.detect(path),
     config.coda.method if config.coda else "none: a plain T5",
-    state.config_to_dict(config),
+    model_folder.config_to_dict(config),
     leaves,
   )
 
@@ -84,7 +84,7 @@ def describe(found: Checkpoint) -> str:
   rows = [("leaf", "shape", "dtype", "parameters", "task's own")]
   owned = 0
   for path, leaf in found.leaves.items():
-    own = params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+    own = params_lib.matches(path, params_lib.TASK_PATTERNS)
     owned += leaf.size * own
     shape = " x ".join(map(str, leaf.shape)) or "scalar"
     mark = "yes" if own else ""

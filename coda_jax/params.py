@@ -3,7 +3,7 @@
 A parameter's path is its keys joined by "/", as in
 `encoder/layers_0/attention/query/kernel`. Whether a leaf is trained is decided
 by its path alone, here and nowhere else; the optimizer, adapter files, tables
-and tests all ask `is_trained`.
+and tests all ask `matches`.
 """
 
 import re
@@ -35,8 +35,8 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
   return traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
-def is_trained(path: str, patterns: Sequence[str]) -> bool:
-  """Whether the leaf at `path` is trained: some pattern matches all of it."""
+def matches(path: str, patterns: Sequence[str]) -> bool:
+  """Whether some pattern matches all of a leaf's path."""
   return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
@@ -57,14 +57,14 @@ def split(
     ValueError: a pattern matches no leaf at all.
   """
   leaves = flatten(params)
-  if not any(is_trained(path, patterns) for path in leaves):
+  if not any(matches(path, patterns) for path in leaves):
     raise ValueError(
       f"trained patterns {tuple(patterns)} match none of the {len(leaves)} "
       f"parameters (the first is {next(iter(leaves), None)!r}); use "
       "params.TASK_PATTERNS with a model that has adapters, or "
       "params.ALL_PATTERNS"
     )
-  trained = {p: x for p, x in leaves.items() if is_trained(p, patterns)}
+  trained = {p: x for p, x in leaves.items() if matches(p, patterns)}
   frozen = {p: x for p, x in leaves.items() if p not in trained}
   return unflatten(trained), unflatten(frozen)
 

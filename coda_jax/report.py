@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from coda_jax.training.logging import format_table
+from coda_jax.formatting import format_table
 
 # Heading, field of a row, format.
 Column = tuple[str, str, str]

@@ -11,7 +11,7 @@ import pytest
 import coda_jax
 from coda_jax import cli, convert, load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import arrays, formats, hf, initialise, state
+from coda_jax.checkpoints import arrays, formats, hf, initialise, model_folder
 from coda_jax.checkpoints.leaves import leaf_of
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.params import TASK_PATTERNS
@@ -21,7 +21,7 @@ from coda_jax.t5.network import Transformer
 def saved(folder, coda=None, dtype="float32"):
   model = Transformer(testing.tiny_config(dropout_rate=0.1, coda=coda))
   params = testing.random_params(model)
-  state.save_model(folder, model.config, params, dtype=dtype)
+  model_folder.save_model(folder, model.config, params, dtype=dtype)
   return model, params_lib.flatten(params)
 
 
@@ -129,7 +129,7 @@ def test_an_adapter_out_of_t5x(tmp_path, capsys):
   command = [str(tmp_path / "b"), str(tmp_path / "c"), "--to", "adapter"]
   given = ["--coda", json.dumps(dataclasses.asdict(CODAS["coda"]))]
   assert convert.main([*command, *given]) == 0
-  of_task = [p for p in expected if params_lib.is_trained(p, TASK_PATTERNS)]
+  of_task = [p for p in expected if params_lib.matches(p, TASK_PATTERNS)]
   assert f"{len(of_task)} leaves" in capsys.readouterr().out
   backbone = load_pretrained(tmp_path / "backbone")
   loaded, params = coda_jax.load_adapter(tmp_path / "c", *backbone)
@@ -248,7 +248,7 @@ def test_memory_holds_two_leaves_at_most(tmp_path, to):
     testing.tiny_config(vocab_size=20_000, emb_dim=64, mlp_dim=8192)
   )
   params = testing.random_params(model)
-  state.save_model(tmp_path / "a", model.config, params)
+  model_folder.save_model(tmp_path / "a", model.config, params)
   leaves = params_lib.flatten(params)
   largest = max(leaf.nbytes for leaf in leaves.values())
   assert sum(leaf.nbytes for leaf in leaves.values()) > 4 * largest
@@ -307,7 +307,7 @@ def test_leaves_that_do_not_fit_are_listed(tmp_path, capsys):
   model, leaves = saved(tmp_path / "a")
   del leaves["decoder/decoder_norm/scale"]
   leaves["encoder/layers_9/mlp/wo/kernel"] = np.zeros((2, 3), np.float32)
-  state.write(
+  model_folder.write(
     tmp_path / "a",
     model.config,
     {path: leaf_of(leaf) for path, leaf in leaves.items()},

@@ -10,7 +10,7 @@ import pytest
 
 import coda_jax
 from coda_jax import export, generate, testing
-from coda_jax.checkpoints import files, state
+from coda_jax.checkpoints import files, model_folder
 from coda_jax.exporting import stablehlo
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
@@ -88,7 +88,7 @@ def make(folder, kind, vocab_size=259):
   # So that some sequences end early and some do not.
   kernel = params["decoder"]["logits_dense"]["kernel"]
   params["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(4.0)
-  state.save_model(folder / "dense", config, params)
+  model_folder.save_model(folder / "dense", config, params)
   if kind == "dense":
     return [folder / "dense"], Transformer(config), params
   model, params = coda_jax.load_pretrained(

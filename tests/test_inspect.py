@@ -5,7 +5,7 @@ import pytest
 import coda_jax
 from coda_jax import convert, inspect, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import model_folder
 from coda_jax.checkpoints.adapter import backbone_fingerprint
 from coda_jax.checkpoints.leaves import leaves_of
 from coda_jax.nn.config import CodaConfig, LoraConfig
@@ -30,7 +30,7 @@ def report(capsys, *arguments, code=0):
 
 
 def test_a_model(tmp_path, capsys, model, params):
-  state.save_model(tmp_path, model.config, params, dtype=jnp.bfloat16)
+  model_folder.save_model(tmp_path, model.config, params, dtype=jnp.bfloat16)
   out = report(capsys, tmp_path)
   assert "format" in out and "coda_jax" in out and "method" in out
   assert f"{params_lib.count(params):,} in" in out
@@ -63,13 +63,15 @@ def test_an_adapter_names_its_backbone(tmp_path, capsys, model, params):
 )
 def test_methods(tmp_path, coda, name):
   model = Transformer(testing.tiny_config(coda=coda))
-  state.save_model(tmp_path, model.config, testing.random_params(model))
+  model_folder.save_model(tmp_path, model.config, testing.random_params(model))
   assert inspect.open_checkpoint(tmp_path).method == name
 
 
 def test_differences(tmp_path, capsys, model, params):
-  state.save_model(tmp_path / "a", model.config, params)
-  state.save_model(tmp_path / "b", model.config, params, dtype=jnp.bfloat16)
+  model_folder.save_model(tmp_path / "a", model.config, params)
+  model_folder.save_model(
+    tmp_path / "b", model.config, params, dtype=jnp.bfloat16
+  )
   convert.convert(tmp_path / "a", tmp_path / "same", "coda_jax")
   out = report(capsys, tmp_path / "a", tmp_path / "same")
   assert out == "no difference in 46 leaves\n"
@@ -78,14 +80,18 @@ def test_differences(tmp_path, capsys, model, params):
   scale = np.array(leaves["encoder/encoder_norm/scale"])
   scale[:4] += 0.5
   leaves["encoder/encoder_norm/scale"] = scale
-  state.save_model(tmp_path / "c", model.config, params_lib.unflatten(leaves))
+  model_folder.save_model(
+    tmp_path / "c", model.config, params_lib.unflatten(leaves)
+  )
   out = report(capsys, tmp_path / "a", tmp_path / "c", code=1)
   assert out == (
     "encoder/encoder_norm/scale: 25.0% of the values, by 0.5 at most\n"
   )
 
   other = Transformer(testing.tiny_config(num_encoder_layers=1, mlp_dim=20))
-  state.save_model(tmp_path / "d", other.config, testing.random_params(other))
+  model_folder.save_model(
+    tmp_path / "d", other.config, testing.random_params(other)
+  )
   lines = report(capsys, tmp_path / "a", tmp_path / "d", code=1).splitlines()
   assert "config mlp_dim: 24 and 20" in lines
   assert "encoder/layers_0/mlp/wo/kernel: (24, 16) and (20, 16)" in lines
@@ -96,7 +102,7 @@ def test_differences(tmp_path, capsys, model, params):
 def test_a_model_unlike_its_configuration(tmp_path, capsys, model, params):
   leaves = leaves_of(params)
   del leaves["encoder/layers_0/router/kernel"]
-  state.write(tmp_path, model.config, leaves)
+  model_folder.write(tmp_path, model.config, leaves)
   assert inspect.main([str(tmp_path)]) == 2
   assert "router/kernel: not in the file" in capsys.readouterr().err
 
@@ -113,7 +119,9 @@ def test_adapters_of_two_backbones_differ(tmp_path, capsys):
 
 
 def test_dtypes_alone(tmp_path, capsys, model, params):
-  state.save_model(tmp_path / "a", model.config, params, dtype=jnp.bfloat16)
+  model_folder.save_model(
+    tmp_path / "a", model.config, params, dtype=jnp.bfloat16
+  )
   convert.convert(tmp_path / "a", tmp_path / "b", "coda_jax", dtype="float32")
   out = report(capsys, tmp_path / "a", tmp_path / "b", code=1)
   assert {line.split(": ")[1] for line in out.splitlines()} == {

@@ -62,7 +62,7 @@ def test_task_patterns_train_what_the_task_owns():
   assert set(params_lib.flatten(trained)) == TASK_PATHS
   assert set(params_lib.flatten(frozen)) == BACKBONE_PATHS
   for path in TASK_PATHS | BACKBONE_PATHS:
-    assert params_lib.is_trained(path, params_lib.TASK_PATTERNS) == (
+    assert params_lib.matches(path, params_lib.TASK_PATTERNS) == (
       path in TASK_PATHS
     )
 
@@ -78,7 +78,7 @@ def test_task_patterns_train_what_the_task_owns():
   ],
 )
 def test_task_patterns_match_whole_names(path):
-  assert not params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+  assert not params_lib.matches(path, params_lib.TASK_PATTERNS)
 
 
 def test_all_patterns_train_everything():

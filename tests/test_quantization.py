@@ -44,7 +44,7 @@ def rounded(small, path):
 
 def is_projection(path):
   module, leaf = path.rsplit("/", 1)
-  backbone = not params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+  backbone = not params_lib.matches(path, params_lib.TASK_PATTERNS)
   return backbone and leaf == "kernel" and "logits_dense" not in module
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from coda_jax import analysis, partitioning
 from coda_jax.benchmarking import models
-from coda_jax.compiling import programs, report, topologies
+from coda_jax.compiling import estimate, programs, topologies
 from coda_jax.t5.config import CodaConfig, T5Config
 from coda_jax.t5.network import Transformer
 
@@ -47,7 +47,7 @@ def measure(
     chosen = dataclasses.replace(coda, reduction=float(r))
     model = Transformer(dataclasses.replace(config, coda=chosen))
     traced = programs.encode(model, mesh, length=length, batch_size=batch)
-    cost = report.measure(traced, found.chip, 1)
+    cost = estimate.measure(traced, found.chip, 1)
     if not cost["fits"]:
       needed, there = (cost[x] / 2**30 for x in ("peak_bytes", "hbm_bytes"))
       raise ValueError(

@@ -20,7 +20,7 @@ from coda_jax.checkpoints import (
   initialise,
   kinds,
   leaves,
-  state,
+  model_folder,
   tensors,
 )
 from coda_jax.nn.config import CodaConfig
@@ -40,7 +40,7 @@ def fingerprint(found: Mapping[str, leaves.Leaf]) -> str:
     {
       path: leaf.astype(jnp.bfloat16)
       for path, leaf in found.items()
-      if not params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+      if not params_lib.matches(path, params_lib.TASK_PATTERNS)
     }
   )
 
@@ -67,7 +67,7 @@ def save_adapter(
   if model.config.coda is None:
     raise ValueError(
       "the model is a plain T5: T5Config.coda is None, so there is no adapter; "
-      "use checkpoints.state.save_model"
+      "use checkpoints.model_folder.save_model"
     )
   found = leaves.leaves_of(params)
   leaves.check(owned(found), _wanted(model), "params")
@@ -79,7 +79,7 @@ def owned(found: Mapping[str, leaves.Leaf]) -> dict[str, leaves.Leaf]:
   return {
     name: leaf.astype(jnp.float32)
     for name, leaf in found.items()
-    if params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+    if params_lib.matches(name, params_lib.TASK_PATTERNS)
   }
 
 
@@ -96,7 +96,7 @@ def write(
     folder / CONFIG_FILE,
     owned(found),
     {
-      "format": state.FORMAT,
+      "format": model_folder.FORMAT,
       "peft_type": "CODA",
       "method": coda.method,
       "coda": dataclasses.asdict(coda),
@@ -155,7 +155,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     )
   fields = described.read(folder / WEIGHTS_FILE, file)
   with files.naming(file):
-    state.coda_from_dict(fields["coda"])
+    model_folder.coda_from_dict(fields["coda"])
     if not isinstance(fields["backbone"], str):
       raise TypeError(f"backbone is {fields['backbone']!r}; expected a hash")
   return fields
@@ -212,7 +212,7 @@ def read_leaves(
       f"{fields['backbone'][:12]}..., this one's is {backbone[:12]}...; load "
       "the pretrained model that it was trained on"
     )
-  coda = state.coda_from_dict(fields["coda"])
+  coda = model_folder.coda_from_dict(fields["coda"])
   return coda, tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
 
 

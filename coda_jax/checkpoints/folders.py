@@ -14,8 +14,8 @@ from coda_jax.checkpoints import (
   adapter,
   arrays,
   formats,
+  model_folder,
   run,
-  state,
   tensors,
 )
 from coda_jax.checkpoints.leaves import Leaf
@@ -108,7 +108,7 @@ def read_config(
     return formats.read(path)[0]
   fields = adapter.read_config(path)
   _check_backbone(path, backbone_path)
-  coda = state.coda_from_dict(fields["coda"])
+  coda = model_folder.coda_from_dict(fields["coda"])
   return dataclasses.replace(formats.read(backbone_path)[0], coda=coda)
 
 
@@ -139,7 +139,7 @@ def read(
   frozen = {
     name: leaf
     for name, leaf in leaves.items()
-    if not params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+    if not params_lib.matches(name, params_lib.TASK_PATTERNS)
   }
   return dataclasses.replace(config, coda=coda), {**frozen, **trained}
 

@@ -10,7 +10,7 @@ from coda_jax.checkpoints import (
   initialise,
   kinds,
   leaves,
-  state,
+  model_folder,
   t5x,
   t5x_orbax,
 )
@@ -75,7 +75,7 @@ def read(
     FileNotFoundError: there is no checkpoint, or a part of it is missing.
     ValueError: a checkpoint that can't be read, saying why.
   """
-  readers = {"coda_jax": state.read, "hf": hf.read, "t5x": t5x.read}
+  readers = {"coda_jax": model_folder.read, "hf": hf.read, "t5x": t5x.read}
   kind = detect(path)
   config, found = readers[kind](find_folder(path))
   leaves.check_dtypes(found, str(path))

@@ -120,7 +120,7 @@ def place(leaf: Leaf, sharding: Any | None) -> jax.Array:
 
 def is_added(path: str) -> bool:
   """Whether a leaf is one that CoDA adds to a pretrained backbone."""
-  return params_lib.is_trained(path, params_lib.ADDED_PATTERNS)
+  return params_lib.matches(path, params_lib.ADDED_PATTERNS)
 
 
 @functools.lru_cache(maxsize=16)

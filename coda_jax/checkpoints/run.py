@@ -18,7 +18,7 @@ from coda_jax.checkpoints import (
   formats,
   initialise,
   leaves,
-  state,
+  model_folder,
   t5x_orbax,
 )
 from coda_jax.checkpoints.leaves import Leaf
@@ -125,7 +125,7 @@ def _config(about: Mapping[str, Any], path: str | os.PathLike[str]) -> T5Config:
     if name.startswith(_CONFIG)
   }
   with files.naming(path):
-    return state.config_from_dict(fields)
+    return model_folder.config_from_dict(fields)
 
 
 def _expected(config: T5Config) -> dict[str, Any]:

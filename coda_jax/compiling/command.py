@@ -12,10 +12,10 @@ import jax
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import files, folders
-from coda_jax.compiling import plan, programs, report, variants
+from coda_jax.compiling import estimate, plan, programs, variants
+from coda_jax.formatting import format_seconds
 from coda_jax.t5.network import Transformer
-from coda_jax.training import logging as logging_lib
-from coda_jax.training import optimizers, values
+from coda_jax.training import arguments, optimizers
 
 # Of the entry points, options for what runs.
 _RUNNING = (
@@ -104,7 +104,7 @@ def compile_training(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles a step of `loop.train`, whose arguments these are."""
-  values.check(locals())
+  arguments.check(locals())
   shapes = _shapes(task_feature_lengths, batch_size)
 
   def step(variant: variants.Variant, mesh: Any) -> jax.stages.Traced:
@@ -144,7 +144,7 @@ def compile_evaluation(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `evaluate.evaluate`, whose arguments these are, runs."""
-  values.check(locals())
+  arguments.check(locals())
   shapes = _shapes(task_feature_lengths, batch_size)
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   return _run(
@@ -174,7 +174,7 @@ def compile_inference(
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `predict.infer`, whose arguments these are, runs."""
-  values.check(locals())
+  arguments.check(locals())
   shapes = _shapes(task_feature_lengths, batch_size)
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   own = [] if reduction is None else [reduction]
@@ -215,7 +215,7 @@ def _run(
   rows = []
   for row in plan.compile_for(options.slices, given, to_compile, mesh, batches):
     rows.append(row)
-    took = logging_lib.format_seconds(row["compile_seconds"])
+    took = format_seconds(row["compile_seconds"])
     print(
       f"{row['program']} of {row['method']}, r = {row['reduction']:g}, "
       f"{row['slice']}: compiled in {took}",
@@ -223,13 +223,13 @@ def _run(
     )
     if options.json_path:  # Each may take minutes, and the next one fail.
       files.write_json(
-        pathlib.Path(options.json_path), {"note": report.NOTE, "rows": rows}
+        pathlib.Path(options.json_path), {"note": estimate.NOTE, "rows": rows}
       )
-  print(report.table(rows))
-  if exchanged := report.collectives(rows):
+  print(estimate.table(rows))
+  if exchanged := estimate.collectives(rows):
     print(f"\n{exchanged}\n")
   print("\n".join(plan.summary(rows, options.slices)))
-  print(report.NOTE)
+  print(estimate.NOTE)
   return 0 if plan.all_fit(rows) else 1
 
 

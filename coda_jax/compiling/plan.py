@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from coda_jax import partitioning
-from coda_jax.compiling import report, topologies
+from coda_jax.compiling import estimate, topologies
 from coda_jax.compiling.variants import Variant
 
 # The name of a program, and how to trace it for a variant and a mesh.
@@ -21,7 +21,7 @@ def compile_for(
   programs: Programs,
   mesh: Mapping[str, int],
   batches: Mapping[str, int],
-) -> Iterator[report.Row]:
+) -> Iterator[estimate.Row]:
   """Compiles every variant's programs, slice after slice, smallest first.
 
   A variant whose programs all fit a slice is not compiled for those after it.
@@ -34,8 +34,8 @@ def compile_for(
     batches: {name, for messages: examples that a mesh must divide}.
 
   Yields:
-    A row of `report.measure` each time, with {"program", "method", "reduction",
-    "slice", "chips", "mesh"}.
+    A row of `estimate.measure` each time, with {"program", "method",
+    "reduction", "slice", "chips", "mesh"}.
 
   Raises:
     ModuleNotFoundError, ValueError: a slice, mesh, model or batch that do not
@@ -59,7 +59,7 @@ def compile_for(
             f"{axis} {size}" for axis, size in grid.shape.items() if size > 1
           )
           or "none",
-          **report.measure(trace(variant, grid), where.chip, grid.size),
+          **estimate.measure(trace(variant, grid), where.chip, grid.size),
         }
         # A program of this size should not meet the next one in memory.
         jax.clear_caches()
@@ -94,7 +94,7 @@ def _checked_mesh(
   return mesh
 
 
-def summary(rows: Sequence[report.Row], slices: Sequence[str]) -> list[str]:
+def summary(rows: Sequence[estimate.Row], slices: Sequence[str]) -> list[str]:
   """A line for each method and r: the smallest slice that fits, and the time.
 
   Args:
@@ -120,7 +120,7 @@ def summary(rows: Sequence[report.Row], slices: Sequence[str]) -> list[str]:
   return lines
 
 
-def all_fit(rows: Sequence[report.Row]) -> bool:
+def all_fit(rows: Sequence[estimate.Row]) -> bool:
   """Whether every method and r found a slice that all its programs fit."""
   return all(
     all(row["fits"] for row in rows if row["slice"] == rows[-1]["slice"])
@@ -128,8 +128,8 @@ def all_fit(rows: Sequence[report.Row]) -> bool:
   )
 
 
-def _by_variant(rows: Sequence[report.Row]) -> dict[str, list[report.Row]]:
-  found: dict[str, list[report.Row]] = {}
+def _by_variant(rows: Sequence[estimate.Row]) -> dict[str, list[estimate.Row]]:
+  found: dict[str, list[estimate.Row]] = {}
   for row in rows:
     r = row["reduction"]
     label = row["method"] + ("" if math.isclose(r, 1) else f", r = {r:g}")

@@ -10,11 +10,11 @@ import jax
 
 from coda_jax import analysis, partitioning, quantization, report
 from coda_jax.checkpoints import files, folders
+from coda_jax.formatting import format_scalars
 from coda_jax.inference import outputs
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs, values
+from coda_jax.training import arguments, inputs
 from coda_jax.training.evaluation import Evaluation
-from coda_jax.training.logging import format_scalars
 
 Row = dict[str, Any]
 
@@ -81,7 +81,7 @@ def evaluate(
     FileNotFoundError, ValueError: arguments or checkpoints that do not fit.
     FloatingPointError: the loss of a checkpoint is not finite.
   """
-  values.check(locals())
+  arguments.check(locals())
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(batch_size, devices)
   sharding = partitioning.batch_sharding(devices)

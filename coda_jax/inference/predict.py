@@ -16,7 +16,7 @@ from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs, values
+from coda_jax.training import arguments, inputs
 
 MODES = ("predict", "score")
 
@@ -83,7 +83,7 @@ def infer(
       fit, or a bad row. What was answered before is kept.
     FloatingPointError: a score is not a number.
   """
-  values.check(locals())
+  arguments.check(locals())
   generate = dict(generate or {})
   _check(mode, generate, mixture_or_task_name, text)
   devices = partitioning.mesh_of(mesh)

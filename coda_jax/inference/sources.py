@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from coda_jax.data import tables
-from coda_jax.training import inputs, values
+from coda_jax.training import arguments, inputs
 
 STDIN = "-"
 STDIN_FORMATS = {"txt": tables.text_lines, "jsonl": tables.json_lines}
@@ -38,7 +38,7 @@ class Text:
   skip_bad_rows: bool = False
 
   def __post_init__(self):
-    values.check(vars(self))
+    arguments.check(vars(self))
     if self.stdin_format not in STDIN_FORMATS:
       raise ValueError(
         f"STDIN_FORMAT={self.stdin_format!r}; expected one of "

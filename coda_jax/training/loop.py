@@ -11,29 +11,24 @@ from flax import linen as nn
 
 from coda_jax import params as params_lib
 from coda_jax import partitioning
+from coda_jax.formatting import format_scalars
 from coda_jax.training import (
+  arguments,
   elastic,
+  forecast,
   hosts,
   inputs,
-  logging,
   optimizers,
-  plan,
   process,
   setup,
   state,
   steps,
-  values,
 )
 from coda_jax.training.best import Best
 from coda_jax.training.evaluation import Evaluation
-from coda_jax.training.logging import (
-  Logger,
-  Rate,
-  Silent,
-  format_scalars,
-  model_table,
-  summarize,
-)
+from coda_jax.training.logger import Logger, Silent
+from coda_jax.training.profiling import Profile, Rate
+from coda_jax.training.summary import model_table, summarize
 
 # Of each task, in TensorBoard after an evaluation.
 _SHOWN_EXAMPLES = 4
@@ -134,7 +129,7 @@ def train(
       process is in `model_dir`.
     FloatingPointError: the loss is no longer finite.
   """
-  values.check(locals())
+  arguments.check(locals())
   inputs.check_task(mixture_or_task_name, model.config.vocab_size)
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
@@ -146,7 +141,7 @@ def train(
       f"to one of {list(inputs.splits(mixture_or_task_name))}"
     )
   setup.check_model_dir(model_dir)
-  profile = logging.Profile(model_dir, profile_steps)
+  profile = Profile(model_dir, profile_steps)
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(
     batch_size // microbatches, devices, "batch_size / microbatches"
@@ -197,7 +192,7 @@ def train(
   table += f"\n{setup.describe(devices)}"
   if dry_run:
     with partitioning.under(devices):
-      planned = plan.describe(
+      planned = forecast.describe(
         train_step,
         current,
         frozen,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
-from coda_jax.training import values
+from coda_jax.training import arguments
 
 Schedule = optax.Schedule
 Optimizer = Callable[[Schedule], optax.GradientTransformation]
@@ -85,7 +85,7 @@ def adamw(
 
 def constant(value: float = 1e-3, *, warmup_steps: int = 0) -> Schedule:
   """`value` throughout, after a linear warm-up from 0."""
-  values.check({"peak": value, "warmup_steps": warmup_steps})
+  arguments.check({"peak": value, "warmup_steps": warmup_steps})
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, value, max(warmup_steps, 1)),
@@ -119,7 +119,7 @@ def warmup_linear(
 
 def rsqrt(base: float = 1.0, *, warmup_steps: int = 10_000) -> Schedule:
   """T5's pretraining schedule: base / sqrt(max(step, warmup_steps))."""
-  values.check({"warmup_steps": warmup_steps})
+  arguments.check({"warmup_steps": warmup_steps})
 
   def schedule(step):
     return base / jnp.sqrt(jnp.maximum(step, warmup_steps).astype(jnp.float32))
@@ -136,7 +136,7 @@ def _clipped(
 
 
 def _check_warmup(peak: float, steps: int, warmup_steps: int) -> None:
-  values.check(
+  arguments.check(
     {"peak": peak, "train_steps": steps, "warmup_steps": warmup_steps}
   )
   if not 0 <= warmup_steps < steps:

@@ -14,8 +14,13 @@ from jax.sharding import Mesh, NamedSharding
 from coda_jax import params as params_lib
 from coda_jax import partitioning
 from coda_jax.checkpoints import adapter as adapter_files
-from coda_jax.checkpoints import checksums, formats, initialise, run
-from coda_jax.checkpoints import state as model_files
+from coda_jax.checkpoints import (
+  checksums,
+  formats,
+  initialise,
+  model_folder,
+  run,
+)
 from coda_jax.t5.config import T5Config
 from coda_jax.training import hosts, inputs, state
 
@@ -171,7 +176,7 @@ def save(
   """
   params = params_lib.merge(trained, frozen)
   if all(
-    params_lib.is_trained(path, params_lib.TASK_PATTERNS)
+    params_lib.matches(path, params_lib.TASK_PATTERNS)
     for path in params_lib.flatten(trained)
   ):
     folder = folder / "adapter"
@@ -182,7 +187,7 @@ def save(
     folder = folder / "model"
     hosts.write_together(
       params,
-      lambda tree: model_files.save_model(
+      lambda tree: model_folder.save_model(
         folder, model.config, tree, dtype=dtype
       ),
     )

@@ -26,7 +26,7 @@ class TrainedOnly:
   Attributes:
     optimizer: a t5x `OptimizerDef`, such as its Adafactor.
     patterns: regular expressions over parameter paths, as for
-      `params.is_trained`.
+      `params.matches`.
   """
 
   def __init__(

@@ -5,7 +5,7 @@ import pytest
 
 from coda_jax import analysis, benchmark, testing
 from coda_jax.benchmarking import estimates, shapes
-from coda_jax.compiling import report, topologies
+from coda_jax.compiling import topologies
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.config import T5Config
 
@@ -25,7 +25,7 @@ def compiler(monkeypatch):
       "kernels_ms": 1.0,
     }
 
-  monkeypatch.setattr(report, "measure", measure)
+  monkeypatch.setattr(estimate, "measure", measure)
   monkeypatch.setattr(
     topologies,
     "get",
@@ -70,7 +70,7 @@ def test_rows(compiler):
 
 def test_a_model_that_does_not_fit(compiler, monkeypatch):
   monkeypatch.setattr(
-    report,
+    estimate,
     "measure",
     lambda *_: {"fits": False, "peak_bytes": 2**35, "hbm_bytes": 2**34},
   )

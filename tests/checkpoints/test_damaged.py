@@ -14,7 +14,7 @@ from safetensors import numpy as safetensors_numpy
 
 import coda_jax
 from coda_jax import CodaConfig, Transformer, convert, inspect, testing
-from coda_jax.checkpoints import hf, state, t5x
+from coda_jax.checkpoints import hf, model_folder, t5x
 from coda_jax.checkpoints.leaves import leaves_of
 
 
@@ -25,7 +25,7 @@ def sources(tmp_path_factory):
   model = Transformer(testing.tiny_config(dropout_rate=0.1))
   params = testing.random_params(model)
   leaves = leaves_of(params)
-  state.save_model(root / "ours", model.config, params)
+  model_folder.save_model(root / "ours", model.config, params)
   hf.write(root / "hf", model.config, leaves)
   hf.write(root / "sharded", model.config, leaves, shard_bytes=4000)
   t5x.write(root / "orbax", leaves)
@@ -351,7 +351,7 @@ def test_a_save_beside_another_kind_is_refused(tmp_path, sources, held):
   params = testing.random_params(coda)
   saves = {
     "adapter": lambda: coda_jax.save_adapter(folder, coda, params),
-    "ours": lambda: state.save_model(folder, coda.config, params),
+    "ours": lambda: model_folder.save_model(folder, coda.config, params),
     "orbax": lambda: t5x.write(folder, leaves_of(params)),
     "hf": lambda: hf.write(folder, coda.config, leaves_of(params)),
   }
@@ -370,5 +370,5 @@ def test_parameters_of_another_model_are_not_saved(tmp_path):
   with pytest.raises(ValueError, match="adapter/down/kernel: not in the file"):
     coda_jax.save_adapter(tmp_path / "a", coda, params)
   with pytest.raises(ValueError, match="adapter/down/kernel: not in the file"):
-    state.save_model(tmp_path / "b", coda.config, params)
+    model_folder.save_model(tmp_path / "b", coda.config, params)
   assert not list(tmp_path.iterdir())

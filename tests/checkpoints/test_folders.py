@@ -6,7 +6,7 @@ import pytest
 
 import coda_jax
 from coda_jax import testing
-from coda_jax.checkpoints import folders, initialise, state
+from coda_jax.checkpoints import folders, initialise, model_folder
 from coda_jax.checkpoints.leaves import leaves_of
 
 CODA = coda_jax.CodaConfig(reduction=3, bottleneck_dim=4)
@@ -17,7 +17,7 @@ def backbone(tmp_path):
   """The folder of a dense model."""
   model = coda_jax.Transformer(testing.tiny_config())
   params = testing.random_params(model)
-  state.save_model(tmp_path / "backbone", model.config, params)
+  model_folder.save_model(tmp_path / "backbone", model.config, params)
   return tmp_path / "backbone"
 
 
@@ -84,7 +84,7 @@ def test_an_adapter_of_another_backbone(tmp_path, backbone):
   save_adapter(tmp_path / "a", backbone, 1)
   model = coda_jax.Transformer(testing.tiny_config())
   other = testing.random_params(model, seed=5)
-  state.save_model(tmp_path / "other", model.config, other)
+  model_folder.save_model(tmp_path / "other", model.config, other)
   with pytest.raises(ValueError, match="trained on another backbone"):
     list(folders.load_each([str(tmp_path / "a")], tmp_path / "other"))
 

@@ -9,7 +9,7 @@ import pytest
 import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import testing
-from coda_jax.checkpoints import folders, run, state
+from coda_jax.checkpoints import folders, model_folder, run
 from coda_jax.nn.config import LoraConfig
 from coda_jax.training import setup
 from coda_jax.training.state import Checkpoints, TrainState
@@ -22,7 +22,7 @@ CODA = coda_jax.CodaConfig(
 @pytest.fixture
 def backbone(tmp_path):
   model = coda_jax.Transformer(testing.tiny_config())
-  state.save_model(
+  model_folder.save_model(
     tmp_path / "backbone", model.config, testing.random_params(model)
   )
   return tmp_path / "backbone"
@@ -36,7 +36,7 @@ def save(folder, backbone, *, patterns, frozen_dtype="float32", steps=(2, 10)):
   params |= {
     name: leaf
     for name, leaf in params_lib.flatten(dense).items()
-    if not params_lib.is_trained(name, params_lib.TASK_PATTERNS)
+    if not params_lib.matches(name, params_lib.TASK_PATTERNS)
   }
   trained, frozen = params_lib.split(params_lib.unflatten(params), patterns)
   frozen = jax.tree.map(lambda x: x.astype(frozen_dtype), frozen)
@@ -85,7 +85,7 @@ def test_an_adapter_needs_the_backbone_it_was_trained_on(tmp_path, backbone):
   with pytest.raises(ValueError, match="set INITIAL_CHECKPOINT_PATH"):
     folders.read(path, None)
   model = coda_jax.Transformer(testing.tiny_config())
-  state.save_model(
+  model_folder.save_model(
     tmp_path / "other", model.config, testing.random_params(model, 9)
   )
   with pytest.raises(ValueError, match="trained on another model than .*other"):

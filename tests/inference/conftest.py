@@ -3,7 +3,7 @@
 import pytest
 
 from coda_jax import testing
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import model_folder
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
@@ -25,5 +25,5 @@ def either(request):
 def checkpoint(tmp_path):
   """The folder of the routed model."""
   model, params = make()
-  state.save_model(tmp_path / "model", model.config, params)
+  model_folder.save_model(tmp_path / "model", model.config, params)
   return tmp_path / "model"

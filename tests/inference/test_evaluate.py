@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import coda_jax
 from coda_jax import testing
-from coda_jax.checkpoints import initialise, state
+from coda_jax.checkpoints import initialise, model_folder
 from coda_jax.checkpoints.leaves import leaves_of
 from coda_jax.data import metrics, vocabularies
 from coda_jax.inference import evaluate
@@ -131,7 +131,7 @@ def save_folder(tmp_path):
   """Two adapters of one shape, one of another, beside their backbone."""
   dense = Transformer(testing.tiny_config(vocab_size=384))
   params = testing.random_params(dense)
-  state.save_model(tmp_path / "backbone", dense.config, params)
+  model_folder.save_model(tmp_path / "backbone", dense.config, params)
   for name, reduction in [("coda_10", 2), ("coda_9", 2), ("adapter", 1)]:
     coda = coda_jax.CodaConfig(reduction=reduction, bottleneck_dim=4)
     model = Transformer(testing.tiny_config(vocab_size=384, coda=coda))
@@ -195,10 +195,10 @@ def test_a_metric_that_does_not_exist(tmp_path, checkpoint):
 def test_diverged_parameters_lose_nothing(tmp_path):
   model = Transformer(testing.tiny_config(vocab_size=384))
   params = testing.random_params(model)
-  state.save_model(tmp_path / "all" / "1", model.config, params)
+  model_folder.save_model(tmp_path / "all" / "1", model.config, params)
   norm = params["decoder"]["decoder_norm"]
   norm["scale"] = norm["scale"].at[0].set(np.nan)
-  state.save_model(tmp_path / "all" / "2", model.config, params)
+  model_folder.save_model(tmp_path / "all" / "2", model.config, params)
   with pytest.raises(FloatingPointError, match=r"all/2: the loss is nan"):
     run(tmp_path / "all", tmp_path / "out")
   (row,) = results(tmp_path / "out")["rows"]
@@ -226,6 +226,6 @@ def test_wrong_arguments(tmp_path, checkpoint, kwargs, message):
 def test_reductions_of_a_model_that_does_not_route(tmp_path):
   model = Transformer(testing.tiny_config(vocab_size=384))
   params = testing.random_params(model)
-  state.save_model(tmp_path / "model", model.config, params)
+  model_folder.save_model(tmp_path / "model", model.config, params)
   with pytest.raises(ValueError, match="r = 3 was asked of a model that does"):
     run(tmp_path / "model", tmp_path / "out", reductions=(3,))

@@ -9,7 +9,7 @@ import pytest
 
 import coda_jax
 from coda_jax import testing
-from coda_jax.checkpoints import state
+from coda_jax.checkpoints import model_folder
 from coda_jax.data import vocabularies
 from coda_jax.inference import predict, sources
 from coda_jax.inference.sources import Example, Text
@@ -211,7 +211,7 @@ def test_another_model_or_vocabulary_is_not_continued(tmp_path, lines):
   def save(seed, **changes):
     config = testing.tiny_config(vocab_size=4096, **changes)
     model = coda_jax.Transformer(config)
-    state.save_model(folder, config, testing.random_params(model, seed))
+    model_folder.save_model(folder, config, testing.random_params(model, seed))
 
   save(0)
   infer(folder, out, lines)
@@ -296,7 +296,7 @@ def test_damaged_parameters(tmp_path, lines):
   params = testing.random_params(model)
   norm = params["encoder"]["encoder_norm"]
   norm["scale"] = norm["scale"].at[0].set(np.nan)
-  state.save_model(tmp_path / "model", model.config, params)
+  model_folder.save_model(tmp_path / "model", model.config, params)
   with pytest.raises(FloatingPointError, match="input 0|input .* score nan"):
     infer(tmp_path / "model", tmp_path / "out", lines)
 
@@ -335,7 +335,7 @@ def test_several_checkpoints(tmp_path, checkpoint, lines):
 def test_a_vocabulary_that_the_model_does_not_have(tmp_path, lines):
   model = coda_jax.Transformer(testing.tiny_config())
   params = testing.random_params(model)
-  state.save_model(tmp_path / "model", model.config, params)
+  model_folder.save_model(tmp_path / "model", model.config, params)
   with pytest.raises(
     ValueError, match=r"x\.txt has 259 tokens, the model only"
   ):

@@ -51,9 +51,7 @@ def leaves_of(checkpoint):
 
 
 def task_leaves(leaves):
-  return {
-    p for p in leaves if params_lib.is_trained(p, params_lib.TASK_PATTERNS)
-  }
+  return {p for p in leaves if params_lib.matches(p, params_lib.TASK_PATTERNS)}
 
 
 def test_loss_of_every_step(theirs, ours):

@@ -11,7 +11,7 @@ from tensorflow.core.util import event_pb2
 import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import testing
-from coda_jax.checkpoints import state as model_files
+from coda_jax.checkpoints import model_folder
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
@@ -45,7 +45,7 @@ def losses(model_dir):
 
 def final(model_dir):
   return {
-    p: x.read() for p, x in model_files.read(model_dir / "model")[1].items()
+    p: x.read() for p, x in model_folder.read(model_dir / "model")[1].items()
   }
 
 
@@ -128,7 +128,7 @@ def test_the_best_is_kept_and_the_rest_cut_short(task, tmp_path, scores):
   assert json.loads((best / "metrics.json").read_text())["step"] == 4
   # Of the best step, not of the last.
   train(task, tmp_path / "four", train_steps=4)
-  kept = model_files.read(best / "model")[1]
+  kept = model_folder.read(best / "model")[1]
   for path, leaf in final(tmp_path / "four").items():
     np.testing.assert_array_equal(leaf, kept[path].read())
   # Run again, it is still stopped.
@@ -162,7 +162,7 @@ def test_another_run_in_the_folder(task, tmp_path, change, message):
   config = testing.tiny_config(num_encoder_layers=1)
   for i, name in enumerate(("one", "other")):
     params = testing.random_params(Transformer(config), seed=i)
-    model_files.save_model(tmp_path / name, config, params)
+    model_folder.save_model(tmp_path / name, config, params)
   settings = {
     "coda": CodaConfig(reduction=2, bottleneck_dim=4),
     "trained_patterns": params_lib.TASK_PATTERNS,
@@ -361,7 +361,7 @@ def test_bad_arguments(task, tmp_path, overrides, message):
 
 def test_a_checkpoint_of_another_size(task, tmp_path):
   other = Transformer(testing.tiny_config(mlp_dim=20))
-  model_files.save_model(
+  model_folder.save_model(
     tmp_path / "m", other.config, testing.random_params(other)
   )
   with pytest.raises(

@@ -9,8 +9,7 @@ import pytest
 import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import partitioning, testing
-from coda_jax.checkpoints import initialise, leaves, tensors
-from coda_jax.checkpoints import state as model_files
+from coda_jax.checkpoints import initialise, leaves, model_folder, tensors
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
@@ -65,8 +64,8 @@ def test_a_checkpoint_is_read_in_parts(tmp_path, monkeypatch):
   """And an adapter on top of it is made in parts."""
   model = Transformer(CONFIG)
   params = testing.random_params(model)
-  model_files.save_model(tmp_path, CONFIG, params)
-  _, found = model_files.read(tmp_path)
+  model_folder.save_model(tmp_path, CONFIG, params)
+  _, found = model_folder.read(tmp_path)
   read = []
 
   def read_part(path, name, index):

@@ -8,7 +8,7 @@ from safetensors import numpy as safetensors_numpy
 
 from coda_jax import CodaConfig, Transformer, load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import formats, hf, initialise, state
+from coda_jax.checkpoints import formats, hf, initialise, model_folder
 from coda_jax.checkpoints.leaves import leaves_of
 from coda_jax.nn.config import LoraConfig
 
@@ -26,7 +26,7 @@ def tiny_model(**fields):
 
 
 def load(folder):
-  config, leaves = state.read(folder)
+  config, leaves = model_folder.read(folder)
   return config, params_lib.unflatten({p: x.read() for p, x in leaves.items()})
 
 
@@ -45,7 +45,7 @@ def assert_trees_equal(actual, expected):
 @pytest.mark.parametrize("coda", [None, CODA])
 def test_a_saved_model_comes_back_exactly(tmp_path, coda):
   model, params = tiny_model(coda=coda)
-  state.save_model(tmp_path, model.config, params)
+  model_folder.save_model(tmp_path, model.config, params)
   config, loaded = load(tmp_path)
   assert config == model.config
   assert_trees_equal(loaded, params)
@@ -53,7 +53,7 @@ def test_a_saved_model_comes_back_exactly(tmp_path, coda):
 
 def test_the_file_is_plain_safetensors_with_t5x_paths(tmp_path):
   model, params = tiny_model()
-  state.save_model(tmp_path, model.config, params)
+  model_folder.save_model(tmp_path, model.config, params)
   leaves = safetensors_numpy.load_file(tmp_path / "model.safetensors")
   np.testing.assert_array_equal(
     leaves["encoder/layers_1/attention/query/kernel"],
@@ -67,7 +67,7 @@ def test_the_file_is_plain_safetensors_with_t5x_paths(tmp_path):
 
 def test_bfloat16_rounds_each_leaf_once(tmp_path):
   model, params = tiny_model()
-  state.save_model(tmp_path, model.config, params, dtype="bfloat16")
+  model_folder.save_model(tmp_path, model.config, params, dtype="bfloat16")
   _, loaded = load(tmp_path)
   rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   assert_trees_equal(loaded, rounded)
@@ -75,7 +75,7 @@ def test_bfloat16_rounds_each_leaf_once(tmp_path):
 
 def test_a_dense_file_becomes_a_coda_model(tmp_path):
   model, params = tiny_model()
-  state.save_model(tmp_path, model.config, params)
+  model_folder.save_model(tmp_path, model.config, params)
   coda_model, coda_params = load_pretrained(tmp_path, coda=CODA)
   assert coda_model.config == dataclasses.replace(model.config, coda=CODA)
   loaded = params_lib.flatten(coda_params)
@@ -121,12 +121,12 @@ def test_another_format_is_refused(tmp_path):
   model, params = tiny_model()
   hf.write(tmp_path, model.config, leaves_of(params))
   with pytest.raises(ValueError, match="format None"):
-    state.read(tmp_path)
+    model_folder.read(tmp_path)
 
 
 def test_a_file_cut_off_is_named(tmp_path):
   model, params = tiny_model()
-  state.save_model(tmp_path, model.config, params)
+  model_folder.save_model(tmp_path, model.config, params)
   weights = tmp_path / "model.safetensors"
   weights.write_bytes(weights.read_bytes()[:-100])
   with pytest.raises(ValueError, match=r"model\.safetensors is cut off"):

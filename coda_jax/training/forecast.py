@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from coda_jax.training.logging import format_seconds
+from coda_jax.formatting import format_seconds
 from coda_jax.training.state import TrainState
 
 _TIMED_STEPS = 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coda_jax.compiling import plan, report
+from coda_jax.compiling import estimate, plan
 from coda_jax.compiling.hlo import Collective, Kernel
 from coda_jax.compiling.topologies import Chip
 
@@ -23,15 +23,15 @@ CHIP = Chip(1000, 1000.0, 100.0, 1e3, 5.0, ())
   ],
 )
 def test_exchange(kind, group, seconds):
-  once = report.exchange_seconds(Collective(kind, 400, group, 1), CHIP)
+  once = estimate.exchange_seconds(Collective(kind, 400, group, 1), CHIP)
   assert once == pytest.approx(seconds)
-  assert report.exchange_seconds(
+  assert estimate.exchange_seconds(
     Collective(kind, 400, group, 3), CHIP
   ) == pytest.approx(3 * seconds)
 
 
 def test_kernels_take_their_roofline_time():
-  seconds = lambda flops, size: report.kernel_seconds(
+  seconds = lambda flops, size: estimate.kernel_seconds(
     Kernel(flops, size, 2), CHIP
   )
   assert seconds(5000.0, 100.0) == pytest.approx(2 * 5)
@@ -58,7 +58,7 @@ def test_kernels_take_their_roofline_time():
   ],
 )
 def test_memory_that_the_compiler_asks_for(message, gib):
-  found = report.needed_bytes(message)
+  found = estimate.needed_bytes(message)
   assert found == (None if gib is None else int(gib * 2**30))
 
 
@@ -96,7 +96,7 @@ ROWS = [
 
 
 def test_table_says_what_fits():
-  lines = report.table(ROWS).splitlines()
+  lines = estimate.table(ROWS).splitlines()
   assert "does not fit" in lines[2] and "3.00" in lines[2]
   assert " fits " in lines[3] and "7.0 to 10.0" in lines[3]
   assert "4.00" in lines[3]
@@ -104,12 +104,12 @@ def test_table_says_what_fits():
 
 
 def test_collectives_are_listed_by_kind():
-  heading, _, *rows = report.collectives(ROWS).splitlines()
+  heading, _, *rows = estimate.collectives(ROWS).splitlines()
   assert heading.split()[-3:] == ["collective", "count", "GB"]
   assert [r.split() for r in rows] == [
     ["train", "coda", "3", "v5e:2x2", "all-reduce", "2", "4"]
   ]
-  assert report.collectives(ROWS[:1]) == ""
+  assert estimate.collectives(ROWS[:1]) == ""
 
 
 def test_plan_names_the_smallest_slice_that_fits():

@@ -1,73 +1,17 @@
-"""What a run tells: a table first, progress, TensorBoard and JSON lines."""
+"""The log of a run: progress, TensorBoard and JSON lines."""
 
 import contextlib
 import json
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from coda_jax import analysis
-from coda_jax import params as params_lib
 from coda_jax.checkpoints import files
-from coda_jax.t5.config import T5Config
+from coda_jax.formatting import format_seconds
 
 METRICS_FILE = "metrics.jsonl"
-
-_NORMS = ("grad_norm", "update_norm")
-
-
-def model_table(
-  config: T5Config, lengths: Mapping[str, int], trained: Any, frozen: Any
-) -> str:
-  """What is trained, what is frozen, and what a forward pass costs.
-
-  Args:
-    config: the model's shape.
-    lengths: {"inputs": n, "targets": m}, in tokens.
-    trained: nested mapping of the leaves that are trained.
-    frozen: of those that are not.
-  """
-  rows = [
-    (part, f"{a:,}", f"{b:,}")
-    for part, (a, b) in analysis.parameter_counts(trained, frozen).items()
-  ]
-  a, b = params_lib.count(trained), params_lib.count(frozen)
-  rows.append(("all", f"{a:,}", f"{b:,}"))
-  encoder = analysis.encoder_flops(config, lengths["inputs"])
-  decoder = analysis.decoder_flops(
-    config, lengths["inputs"], lengths["targets"]
-  )
-  return (
-    format_table([("parameters", "trained", "frozen"), *rows])
-    + f"\ntrained share: {a / (a + b):.2%}"
-    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, decoder "
-    + f"{decoder / 1e9:.3g}"
-  )
-
-
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-  """Rows of text in columns, a rule under the first; numbers to the right."""
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = [
-    "  ".join(
-      cell.rjust(width) if i else cell.ljust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    for row in rows
-  ]
-  lines.insert(1, "  ".join("-" * width for width in widths))
-  return "\n".join(lines)
-
-
-def format_scalars(scalars: Mapping[str, float]) -> str:
-  """`name value` pairs, four significant digits."""
-  return "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
 
 
 class Logger:
@@ -202,79 +146,6 @@ class Silent:
     return lambda *args, **kwargs: None
 
 
-def summarize(
-  history: Sequence[Mapping[str, Any]], done: int
-) -> dict[str, float]:
-  """Means over the steps since the last report, per target token.
-
-  Args:
-    history: the metrics of each step, of `steps.make_train_step`.
-    done: the last of them.
-
-  Raises:
-    FloatingPointError: a loss or a norm is not finite.
-  """
-  first = done - len(history) + 1
-  for step, metrics in enumerate(history, first):
-    watched = {name: metrics[name] for name in ("loss", *_NORMS)}
-    if not all(np.isfinite(value) for value in watched.values()):
-      raise FloatingPointError(
-        f"step {step}: training has diverged: {format_scalars(watched)}. What "
-        "was saved before is kept. Lower the learning rate, lengthen the "
-        "warm-up, or set clip_norm of the optimizer; then start again to "
-        "resume from the last checkpoint"
-      )
-  weights = np.array([float(m["target_tokens"]) for m in history])
-  weights = np.maximum(weights, 1e-9)
-  means = {
-    name: float(np.average([float(m[name]) for m in history], weights=weights))
-    for name in ("loss", "token_accuracy", *_NORMS)
-  }
-  return {**means, "tokens": np.mean([float(m["tokens"]) for m in history])}
-
-
-def format_seconds(seconds: float) -> str:
-  """`1:02:03`, or `2:03` below an hour."""
-  minutes, rest = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-class Profile:
-  """Writes a profile of some steps for TensorBoard.
-
-  Of those that a run has: one that resumes in their midst, or ends there,
-  writes what it saw.
-  """
-
-  def __init__(self, model_dir: str | Path, steps: tuple[int, int] | None):
-    """Prepares.
-
-    Args:
-      model_dir: of the run.
-      steps: the first and the last, counted from 1; None for no profile.
-    """
-    self._folder = str(model_dir)
-    self._first, self._last = steps or (0, 0)
-    self._is_running = False
-
-  @contextlib.contextmanager
-  def step(self, step: int) -> Iterator[None]:
-    """Around the work of a step."""
-    if self._first <= step <= self._last and not self._is_running:
-      jax.profiler.start_trace(self._folder)
-      self._is_running = True
-    yield
-    if step == self._last:
-      self.close()
-
-  def close(self) -> None:
-    """Writes the profile, if there is one that has not ended."""
-    if self._is_running:
-      jax.profiler.stop_trace()
-      self._is_running = False
-
-
 def _drop_later(path: Path, step: int) -> None:
   """Removes the lines of later steps, and one that was cut off."""
   if not path.exists():
@@ -302,28 +173,3 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         "step; remove that line to go on"
       ) from error
     yield line, row
-
-
-class Rate:
-  """Steps a second, and the share of the time that went into waiting."""
-
-  def __init__(self, step: int):
-    self.reset(step)
-
-  def reset(self, step: int) -> None:
-    """Starts the clock after `step`, and after what should not count."""
-    self._step, self._start, self._waited = step, time.perf_counter(), 0.0
-
-  @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
-    """Around what should not take time, such as the next batch."""
-    start = time.perf_counter()
-    yield
-    self._waited += time.perf_counter() - start
-
-  def measure(self, step: int) -> tuple[float, float]:
-    """(steps a second, share spent waiting); starts the clock anew."""
-    seconds = max(time.perf_counter() - self._start, 1e-9)
-    rate, share = max(step - self._step, 1) / seconds, self._waited / seconds
-    self.reset(step)
-    return rate, share

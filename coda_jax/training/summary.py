@@ -1,0 +1,73 @@
+"""A run in numbers: the table before its first step, and means over steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from coda_jax import analysis
+from coda_jax import params as params_lib
+from coda_jax.formatting import format_scalars, format_table
+from coda_jax.t5.config import T5Config
+
+_NORMS = ("grad_norm", "update_norm")
+
+
+def model_table(
+  config: T5Config, lengths: Mapping[str, int], trained: Any, frozen: Any
+) -> str:
+  """What is trained, what is frozen, and what a forward pass costs.
+
+  Args:
+    config: the model's shape.
+    lengths: {"inputs": n, "targets": m}, in tokens.
+    trained: nested mapping of the leaves that are trained.
+    frozen: of those that are not.
+  """
+  rows = [
+    (part, f"{a:,}", f"{b:,}")
+    for part, (a, b) in analysis.parameter_counts(trained, frozen).items()
+  ]
+  a, b = params_lib.count(trained), params_lib.count(frozen)
+  rows.append(("all", f"{a:,}", f"{b:,}"))
+  encoder = analysis.encoder_flops(config, lengths["inputs"])
+  decoder = analysis.decoder_flops(
+    config, lengths["inputs"], lengths["targets"]
+  )
+  return (
+    format_table([("parameters", "trained", "frozen"), *rows])
+    + f"\ntrained share: {a / (a + b):.2%}"
+    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, decoder "
+    + f"{decoder / 1e9:.3g}"
+  )
+
+
+def summarize(
+  history: Sequence[Mapping[str, Any]], done: int
+) -> dict[str, float]:
+  """Means over the steps since the last report, per target token.
+
+  Args:
+    history: the metrics of each step, of `steps.make_train_step`.
+    done: the last of them.
+
+  Raises:
+    FloatingPointError: a loss or a norm is not finite.
+  """
+  first = done - len(history) + 1
+  for step, metrics in enumerate(history, first):
+    watched = {name: metrics[name] for name in ("loss", *_NORMS)}
+    if not all(np.isfinite(value) for value in watched.values()):
+      raise FloatingPointError(
+        f"step {step}: training has diverged: {format_scalars(watched)}. What "
+        "was saved before is kept. Lower the learning rate, lengthen the "
+        "warm-up, or set clip_norm of the optimizer; then start again to "
+        "resume from the last checkpoint"
+      )
+  weights = np.array([float(m["target_tokens"]) for m in history])
+  weights = np.maximum(weights, 1e-9)
+  means = {
+    name: float(np.average([float(m[name]) for m in history], weights=weights))
+    for name in ("loss", "token_accuracy", *_NORMS)
+  }
+  return {**means, "tokens": np.mean([float(m["tokens"]) for m in history])}
