@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs, memory and latency."""
+"""The cost of a model: parameters, FLOPs, memory and latency."""
 
 import re
 import statistics
@@ -14,8 +14,8 @@ from coda_jax.t5 import decoding
 from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
 
-# Names of parts of a model; a parameter is of the first whose pattern matches
-# its path.
+# The parts of a model by name; a parameter belongs to the first part whose
+# pattern matches its path.
 GROUPS = (
   ("adapters", r".*/adapter/.*"),
   ("routers", r".*/router/.*"),
@@ -34,8 +34,9 @@ def parameter_counts(
   """Counts parameters by part of the model.
 
   Args:
-    trained: nested mapping of arrays or `jax.ShapeDtypeStruct`s.
-    frozen: likewise; `params.split` gives both.
+    trained: nested mapping of arrays or `jax.ShapeDtypeStruct`s, as
+      `params.split` returns it.
+    frozen: the other one of `params.split`.
 
   Returns:
     {part: (trained, frozen)}, in the order of `GROUPS`, empty parts left out.
@@ -52,7 +53,7 @@ def trained_share(
   params: params_lib.Params,
   patterns: Sequence[str] = params_lib.TASK_PATTERNS,
 ) -> float:
-  """Trained over all parameters; arguments as of `params.split`."""
+  """Trained over all parameters; for the arguments see `params.split`."""
   trained, _ = params_lib.split(params, patterns)
   return params_lib.count(trained) / params_lib.count(params)
 
@@ -148,9 +149,9 @@ def _adapter_flops(config: T5Config, tokens: int) -> int:
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
   """The most memory that a compiled computation holds at once, in bytes.
 
-  By the compiler's own plan, not measured: its arguments and results, what is
-  donated counted once, and its temporaries, which share one buffer wherever
-  they do not live at the same time.
+  The compiler's plan, not a measurement: arguments and results (donated
+  buffers count once) and temporaries, which share memory where they do not live
+  at the same time.
   """
   memory = compiled.memory_analysis()
   return (
@@ -166,12 +167,12 @@ def paired_times(
 ) -> dict[Any, list[float]]:
   """Times alternatives in turn: A B C A B C ...
 
-  A machine's speed drifts; alternatives timed in turn meet the same drift, so
-  that their ratios hold where their absolute times do not. Each is called once
-  before, to compile.
+  A machine's speed drifts. Alternatives that are timed in turn meet the same
+  drift, so their ratios hold where their absolute times do not. Each is called
+  once before, to compile.
 
   Args:
-    functions: what to time; a result of arrays is waited for.
+    functions: the calls to time; their arrays are waited for.
     repeats: how often to time each.
 
   Returns:

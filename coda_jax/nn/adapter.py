@@ -1,4 +1,4 @@
-"""Light modules beside the frozen ones: bottleneck adapter and LoRA.
+"""Light modules next to the frozen ones: bottleneck adapter and LoRA.
 
 Each computes its delta only; the layer that owns it does the addition.
 """

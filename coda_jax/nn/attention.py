@@ -13,16 +13,16 @@ from jax.typing import ArrayLike, DTypeLike
 
 from coda_jax.nn import config, layers
 
-# Finite, so that a row that may attend to nothing gets some average, not NaN.
+# Finite: a row whose keys are all masked then averages them, without NaN.
 _MASKED = -1e10
 
-# Of a TPU's matrix unit.
+# Columns of a TPU's matrix unit.
 _TPU_COLUMNS = 128
 
-# Up to so many logits, a CPU's cache holds them all: 32 MiB of float32.
+# The most logits that fit in a CPU's cache: 32 MiB of float32.
 _LOGITS_IN_CACHE = 2**23
 
-# Of so many queries at a time, where there are more.
+# Queries per block, when the logits exceed the cache.
 _QUERY_BLOCK = 128
 
 
@@ -32,14 +32,14 @@ def bias_from_table(
   key_positions: Array,
   edges: Sequence[int] | None = None,
 ) -> Array:
-  """Looks up the relative position bias of queries and keys anywhere.
+  """Looks up the relative position bias of queries and keys at any positions.
 
   Args:
     table: [num_heads, 2 * length - 1], of `layers.RelativePositionBiases`.
     query_positions: integers [batch or 1, q] in [0, length).
     key_positions: integers [batch or 1, k] in [0, length).
-    edges: `layers.bucket_edges(length)`, if the table is bidirectional; the
-      same bias, found without gathers where these are slow.
+    edges: `layers.bucket_edges(length)`, if the table is bidirectional. TPUs
+      then compute the same bias without gathers, which are slow there.
 
   Returns:
     [batch or 1, num_heads, q, k], the dtype of `table`.
@@ -64,10 +64,10 @@ def _bias_by_index(table: Array, distance: Array) -> Array:
 def bias_by_comparison(
   table: Array, distance: Array, edges: Sequence[int]
 ) -> Array:
-  """The bias of distances by comparing them with where the table changes.
+  """The bias of distances, by comparing them with the edges of the buckets.
 
-  A TPU has no fast gather, and would write all of [batch, heads, q, k] to
-  memory for one; this is a handful of instructions within what uses it.
+  A TPU has no fast gather: it would write all of [batch, heads, q, k] to
+  memory. Comparisons fuse into the operation that uses the bias.
 
   Args:
     table: [num_heads, 2 * length - 1].
@@ -101,7 +101,7 @@ def dot_product_attention(
 ) -> Array:
   """softmax(query key^T + bias) value, unscaled; the softmax in float32.
 
-  Heads come before length: what matrix products are laid out for.
+  Heads come before length, the layout that matrix products read directly.
 
   Args:
     query: [batch, heads, q, head_dim].
@@ -142,10 +142,10 @@ def attend_in_blocks(
   mask: Array | None = None,
   bias: Array | None = None,
 ) -> Array:
-  """`dot_product_attention`, some queries after the other.
+  """`dot_product_attention` in blocks of queries, for CPUs.
 
-  So that logits and weights stay in a processor's cache between the passes
-  over them. With a gradient, which needs all weights, it is not in blocks.
+  Logits and weights then stay in the processor's cache. Under differentiation
+  it runs in one block: the backward pass needs all weights.
   """
   whole = query.shape[2] // _QUERY_BLOCK * _QUERY_BLOCK
 
@@ -188,8 +188,7 @@ def _weights(
 def _average(weights: Array, value: Array, total: Array | None = None) -> Array:
   """Float32 [batch, heads, q, k] and [batch, heads, k, d] -> [..., q, d].
 
-  The division waits until after the sum over the keys, where it is of
-  [q, head_dim] instead of [q, k] numbers.
+  Divides after the sum over the keys: [q, head_dim] numbers, not [q, k].
   """
   if total is None:
     total = weights.sum(axis=-1, keepdims=True)
@@ -197,11 +196,12 @@ def _average(weights: Array, value: Array, total: Array | None = None) -> Array:
 
 
 def average_on_tpu(weights: Array, value: Array) -> Array:
-  """The average of values without a pass of its own for the weights' total.
+  """The average of values, without a separate pass to sum the weights.
 
-  Of many keys, a column of ones beside the values has it: a matrix unit's
-  columns are 128, heads are smaller. Of few, dividing the weights is cheaper,
-  since it runs within their product. By the compiler's estimate, v5e.
+  With many keys, a column of ones next to the values sums the weights: a matrix
+  unit has 128 columns, and heads are smaller. With few keys it is cheaper to
+  divide the weights, which fuses into their product. The choice follows the
+  compiler's estimates for v5e.
 
   Args:
     weights: float32 [batch, heads, q, k], not normalised.
@@ -285,13 +285,13 @@ class MultiHeadDotProductAttention(nn.Module):
       bias_table: relative position bias, see `bias_from_table`.
       bias_edges: its `edges`.
       query_positions: [batch or 1, q]; by default 0, 1, 2, ...
-      key_positions: [batch or 1, k]; likewise.
+      key_positions: [batch or 1, k]; by default 0, 1, 2, ...
       decode: keep keys and values in the "cache" collection. The first call,
-        at full length, makes the cache; each later one brings one token.
+        at full length, makes the cache; each later call adds one token.
       keep_kv: put keys and values into the "encoded_kv" collection if it is
-        mutable, and take them from there once they are in it. The batch of
-        `inputs_q` may then be a multiple of theirs: rows that share keys,
-        such as the beams of one input, follow each other.
+        mutable, and read them from it in later calls. The batch of `inputs_q`
+        may then be a multiple of theirs: rows that share keys, such as the
+        beams of one input, stand next to each other.
       deterministic: turns dropout off.
 
     Returns:
@@ -376,8 +376,8 @@ class MultiHeadDotProductAttention(nn.Module):
     x = partitioning.with_sharding_constraint(
       x, ("batch", "length", "heads", "kv")
     )
-    # [batch, heads, length, head_dim]: kept so, each step reads keys and
-    # values as they are.
+    # [batch, heads, length, head_dim]: the layout in which each step of
+    # decoding reads keys and values, without a copy.
     return jnp.swapaxes(x, 1, 2)
 
   def _make_cache(self, key: Array, value: Array) -> None:
@@ -391,7 +391,7 @@ class MultiHeadDotProductAttention(nn.Module):
     """Writes one position; returns all keys and values, and its position."""
     if key.shape[2] != 1:
       raise ValueError(
-        f"decoding brings one token a step, got {key.shape[2]}; make a new "
+        f"decoding adds one token a step, got {key.shape[2]}; make a new "
         "cache for a new sequence"
       )
     cached_key = self.variable("cache", "cached_key", lambda: None)

@@ -22,7 +22,7 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 class Block(Protocol):
-  """What `CodaLayer` asks of the pretrained block that it wraps.
+  """The methods that a pretrained block needs, for `CodaLayer` to wrap it.
 
   Any linen module with these two methods will do: a T5 encoder layer, a ViT
   block. Its `__call__`, if it has one, is `x + delta(x, norm(x), ...)`.
@@ -31,8 +31,8 @@ class Block(Protocol):
   def normalize(self, x: Array) -> Array:
     """The block's first norm: [batch, n, emb_dim] -> the same shape.
 
-    Of each token by itself; routed tokens are normalised once more instead of
-    being picked twice.
+    Must treat each token independently: routed tokens are gathered first, then
+    normalised again.
     """
 
   def delta(
@@ -47,17 +47,17 @@ class Block(Protocol):
     deterministic: bool,
     **inputs: Any,
   ) -> Array:
-    """What the block adds to its residual input, attention and MLP together.
+    """The change that the block makes to its input: attention and MLP together.
 
     Args:
       x: [batch, k, emb_dim], the tokens to process.
       x_norm: `normalize(x)`.
       context: [batch, m, emb_dim], the normalised tokens to attend to.
-      positions: int32 [batch or 1, k], where `x` stands in the sequence.
-      context_positions: int32 [batch or 1, m], likewise.
+      positions: int32 [batch or 1, k], of `x` in the sequence.
+      context_positions: int32 [batch or 1, m], of `context` in the sequence.
       mask: bool, broadcasts against [batch, heads, k, m].
       deterministic: turns dropout off.
-      **inputs: what the layer's caller passed through.
+      **inputs: the caller's further arguments to `CodaLayer`.
 
     Returns:
       [batch, k, emb_dim], without the residual `x`.
@@ -80,8 +80,8 @@ def gather_one_hot(x: Array, indices: Array) -> Array:
 def scatter(z: Array, indices: Array, length: int) -> Array:
   """Puts tokens back: [batch, k, d], int [batch, k] -> [batch, length, d].
 
-  Positions that no index names get zeros. Written as a gather, by the slot
-  that each position came from, since scatters run row by row on CPUs.
+  Positions that no index names get zeros. It gathers, by the slot that each
+  position came from, because scatters run row by row on CPUs.
   """
   batch, k, dim = z.shape
   # [batch, k] -> [batch, length]: the slot of each position, k for none.
@@ -112,8 +112,8 @@ def _dispatch(kind: str, by_index, one_hot, *args: Array) -> Array:
     return by_index(*args)
   if kind == "one_hot":
     return one_hot(*args)
-  # Chosen when the computation is lowered, so that a program compiled for a
-  # TPU on a machine without one takes the TPU's way.
+  # Chosen when the computation is lowered: a program that is compiled for a
+  # TPU on another machine then takes the TPU's branch.
   return jax.lax.platform_dependent(*args, tpu=one_hot, default=by_index)
 
 
@@ -121,7 +121,7 @@ class CodaLayer(nn.Module):
   """Makes a pretrained block conditional.
 
   The block's parameters keep their paths: the layer shares its scope and adds
-  `adapter/` and `router/` beside them.
+  `adapter/` and `router/` next to them.
 
   Attributes:
     block: the pretrained block, see `Block`; unbound (`parent=None`).
@@ -164,7 +164,7 @@ class CodaLayer(nn.Module):
       deterministic: turns dropout off.
       attention_mask: bool, broadcasts against [batch, heads, n, n]; replaces
         `mask` among the keys of a layer that is not routed (packed sequences).
-      **inputs: arrays handed on to the block.
+      **inputs: arrays that are passed on to the block.
 
     Returns:
       The new tokens, [batch, n, emb_dim], and the `Selection`, None if r = 1.

@@ -1,4 +1,4 @@
-"""What CoDA adds to a backbone, as plain frozen dataclasses."""
+"""The configuration of CoDA and LoRA, as plain frozen dataclasses."""
 
 import dataclasses
 import math

@@ -91,9 +91,9 @@ def _product(x: Array, kernel: Array) -> Array:
 def product_by_parts(x: Array, kernel: Array) -> Array:
   """bfloat16 [..., d] by float32 [d], in float32, with bfloat16 products.
 
-  Three parts of 8 bits are all of a float32 number, and their products with
-  bfloat16 are exact, so that one pass of a TPU's matrix unit does what its
-  vector unit takes six times as long for.
+  Three parts of 8 bits hold all of a float32 number, and their products with
+  bfloat16 are exact. One pass of a TPU's matrix unit then does the work; its
+  vector unit would take six times as long.
   """
   parts = []
   for _ in range(3):
@@ -107,7 +107,7 @@ def product_by_parts(x: Array, kernel: Array) -> Array:
 
 @product_by_parts.defjvp
 def _product_by_parts_jvp(primals, tangents):
-  # Of its value, not of its rounding.
+  # Differentiate the product itself, not its bfloat16 rounding.
   (x, kernel), (dx, dkernel) = primals, tangents
   return (
     product_by_parts(x, kernel),
@@ -157,7 +157,7 @@ class Router(nn.Module):
       weights = jax.nn.sigmoid(jnp.take_along_axis(scores, indices, axis=-1))
     else:
       weights = jnp.ones_like(indices, jnp.float32)
-    # Where nothing is left out, nothing was decided: the layer is dense.
+    # Where all tokens are taken the router decides nothing: the layer is dense.
     all_taken = slot_mask.sum(axis=-1) == mask.sum(axis=-1)
     weights = jnp.where(all_taken[:, None], 1.0, weights)
     return Selection(indices, jnp.where(slot_mask, weights, 0.0), slot_mask)

@@ -1,7 +1,7 @@
-"""Where activations are: batches cut, sequences whole.
+"""How activations are sharded: along the batch, never along the sequence.
 
-Nothing here has an effect unless a program is traced under a mesh and rules,
-those of `coda_jax.partitioning` or t5x's.
+It has an effect only where a program is traced under a mesh and rules, those of
+`coda_jax.partitioning` or t5x's.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from jax import Array
 
 
 def constrain(x: Array, last: str | None) -> Array:
-  """Keeps `x` cut along its batch, whatever the parameters are cut along.
+  """Keeps `x` sharded along its batch, however the parameters are sharded.
 
-  Parameters are cut along their inputs, to save memory; without a constraint
-  the compiler would rather cut activations likewise, and send tokens around
-  instead of parameters.
+  Parameters are sharded along their inputs, to save memory. Without a
+  constraint the compiler would shard activations the same way, and send tokens
+  between devices instead of parameters.
 
   Args:
     x: [batch, ..., features], two axes or more.
@@ -29,7 +29,7 @@ def constrain(x: Array, last: str | None) -> Array:
 
 
 def top_k(x: Array, k: int) -> tuple[Array, Array]:
-  """`jax.lax.top_k` of [batch, n], each row where it is; not differentiated.
+  """`jax.lax.top_k` of [batch, n], each row on its device; no gradient.
 
   XLA can't partition its TopK by rows and would gather them all on every
   device. It can partition a sort, which takes ten times as long on a CPU.
@@ -43,10 +43,10 @@ def top_k(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def map_examples(function: Callable[..., Any], *args: Any) -> Any:
-  """`jax.vmap` over the examples of a batch, which stay where they are.
+  """`jax.vmap` over the examples of a batch, which stay on their devices.
 
-  Inside, a batch of one has nothing to cut; so what `constrain` would cut it
-  along is what the mapped axis is cut along.
+  Inside, the batch is one, which cannot be sharded. So the mapped axis is
+  sharded as `constrain` would shard the batch.
 
   Args:
     function: of one example.

@@ -9,11 +9,11 @@ from jax import Array
 
 
 class _State(NamedTuple):
-  """What the loop carries; beams are sorted, the best first."""
+  """The state of the loop; beams are sorted, the best first."""
 
   index: Array  # int32 [], tokens so far.
   cache: Any  # leaves [batch * beams, ...], or scalars that all share.
-  tokens: Array  # int32 [batch, beams, max_length], the beams going on.
+  tokens: Array  # int32 [batch, beams, max_length], the beams so far.
   scores: Array  # float32 [batch, beams], their log probabilities.
   ended: Array  # int32 [batch, max_length], the best that has ended so far.
   ended_score: Array  # float32 [batch], its log probability.
@@ -41,16 +41,16 @@ def search(
   """Finds the sequence of the highest penalised log probability.
 
   Each step takes the 2 * num_beams best continuations: those that end compete
-  with the best one that ended before, the num_beams best others go on. A
-  sequence is done when none of its beams could still beat the best that ended,
-  were all further tokens certain; the loop stops when all are. Only if nothing
-  ended within `max_length` is the best beam returned as it is.
+  with the best one that ended before, the num_beams best others continue. An
+  input is done when none of its beams could beat the best ended sequence, even
+  if all further tokens had probability 1; the loop stops when all inputs are
+  done. If no sequence ends within `max_length`, the best beam is returned.
 
   Args:
     step: (cache, last tokens int32 [batch * beams]) -> (float32 log
       probabilities [batch * beams, vocab], new cache).
     cache: first cache; arrays with batch * beams rows, or scalars.
-    is_empty: bool [batch], inputs to answer with nothing, at score 0.
+    is_empty: bool [batch], inputs whose answer is empty, at score 0.
     num_beams: beams of each input.
     max_length: most tokens of a sequence, the end token included.
     alpha: float32 [], at least 0, see `length_penalty`.
@@ -75,7 +75,7 @@ def search(
     vocab = log_probs.shape[-1]
     totals = log_probs.reshape(batch, num_beams, vocab)
     totals = (totals + state.scores[..., None]).reshape(batch, -1)
-    # At most num_beams of the candidates end: enough are left to go on.
+    # At most num_beams of the candidates end: num_beams or more continue.
     totals, candidates = jax.lax.top_k(totals, 2 * num_beams)
     beams, tokens = candidates // vocab, candidates % vocab
     ends = tokens == eos_id
@@ -106,7 +106,7 @@ def search(
     )
 
   never = jnp.where(is_empty, 0.0, -jnp.inf)
-  # One beam a sequence at first, or all beams would be the same.
+  # Start with one beam an input; otherwise all beams would be the same.
   scores = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
   state = jax.lax.while_loop(
     unfinished,

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Of the rngs that a model is called with, those that layers draw from.
+# The names of the rngs that layers draw from.
 _RNGS = ("dropout", "routing")
 
-# Of a layer: (parameters, tokens, rngs) -> (tokens, whatever else it returns).
+# Applies a layer: (parameters, tokens, rngs) -> (tokens, further results).
 Apply = Callable[[Any, Array, Mapping[str, Array]], tuple[Array, Any]]
 
 
@@ -30,14 +30,14 @@ def apply_layers(
   """Applies layers one after the other.
 
   Args:
-    apply: of one layer; the same for all.
-    params: of each layer, trees of one shape.
-    rngs: keys, of which each layer gets its own.
+    apply: applies one layer; the same function for all.
+    params: the parameters of each layer, trees of one shape.
+    rngs: keys; each is split into one a layer.
     x: [batch, length, emb_dim].
     remat: recompute each layer in the backward pass.
 
   Returns:
-    The tokens after the last layer, and what else each layer returned.
+    The tokens after the last layer, and the further results of each layer.
   """
   number = len(params)
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
@@ -56,11 +56,11 @@ def apply_layers(
 def layer_inputs(
   module: Any, number: int
 ) -> tuple[list[Any], dict[str, Array]]:
-  """What `apply_layers` needs of a bound module that has such layers.
+  """The arguments of `apply_layers`, from a bound module with such layers.
 
   Args:
     module: with parameters `layers_0` to `layers_{number - 1}`.
-    number: of layers.
+    number: how many layers it has.
 
   Returns:
     (params, rngs).

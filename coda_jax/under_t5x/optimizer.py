@@ -1,6 +1,6 @@
 """Optimizers for t5x that train what a method says, and leave the rest alone.
 
-t5x itself is not imported: what is wrapped here comes from it.
+This module does not import t5x: the caller passes t5x's objects in.
 """
 
 import functools
@@ -19,9 +19,8 @@ from coda_jax.training import optimizers
 class TrainedOnly:
   """Shows one of t5x's optimizers the trained leaves alone.
 
-  What t5x calls an `OptimizerDef`. Frozen leaves have no state, and are handed
-  on untouched: their gradients, which nothing reads, are dropped when the step
-  is compiled.
+  It is an `OptimizerDef` to t5x. Frozen leaves have no state and do not change.
+  Nothing reads their gradients, so the compiler drops them.
 
   Attributes:
     optimizer: a t5x `OptimizerDef`, such as its Adafactor.
@@ -34,7 +33,7 @@ class TrainedOnly:
   ):
     self.optimizer = optimizer
     self.patterns = tuple(patterns)
-    # t5x asks whether it is there: Adafactor's factoring rules need the axes.
+    # t5x checks for this attribute: Adafactor's factoring rules need the axes.
     if hasattr(optimizer, "set_param_axes"):
       self.set_param_axes = optimizer.set_param_axes
 
@@ -66,7 +65,7 @@ class TrainedOnly:
     return _like(params, params_lib.merge(trained, params)), state
 
   def state_dict(self, target: Any, state: Any) -> dict[str, Any]:
-    """What a checkpoint holds."""
+    """The state as a checkpoint holds it."""
     return self.optimizer.state_dict(target, state)
 
   def restore_state(
@@ -127,5 +126,5 @@ def factor_rules(standard: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     standard: t5x's `adafactor.standard_logical_factor_rules()`.
   """
-  # By the name that t5x's Adafactor takes as well as its own enumeration.
+  # t5x's Adafactor accepts names as well as members of its enumeration.
   return {**standard, "lora_rank": "none"}

@@ -2,9 +2,9 @@ r"""Makes what t5x.export wrote readable to the released TensorFlow.
 
   python -m coda_jax.under_t5x.saved_model exports/topic_cpu/1
 
-jax writes StableHLO that is newer than what TensorFlow 2.21 reads: of top_k, in
-routers and in beam search, it makes an operation that TensorFlow does not know.
-The programs in the folder are put into TensorFlow's version, in place.
+jax writes a newer StableHLO than TensorFlow 2.21 reads: it writes top_k, which
+routers and beam search use, as an operation that TensorFlow does not know. This
+program rewrites the folder's programs in TensorFlow's version, in place.
 """
 
 import argparse
@@ -19,8 +19,8 @@ PROGRAM = "python -m coda_jax.under_t5x.saved_model"
 FILE = "saved_model.pb"
 
 
-def mend(folder: str | os.PathLike[str]) -> int:
-  """Puts every program of a SavedModel into TensorFlow's version.
+def convert(folder: str | os.PathLike[str]) -> int:
+  """Rewrites every program of a SavedModel in TensorFlow's version.
 
   Args:
     folder: of a SavedModel; its `saved_model.pb` is replaced.
@@ -41,8 +41,8 @@ def mend(folder: str | os.PathLike[str]) -> int:
   path = pathlib.Path(folder) / FILE
   if not path.is_file():
     raise FileNotFoundError(
-      f"{path} is not there; give the folder that t5x.export wrote, which ends "
-      "in _cpu/ and a number"
+      f"{path} does not exist; pass the folder that t5x.export wrote, whose "
+      "path ends in _cpu/ and a number"
     )
   model = loader_impl.parse_saved_model(os.fspath(folder))
   programs = [
@@ -53,7 +53,9 @@ def mend(folder: str | os.PathLike[str]) -> int:
     if node.op == "XlaCallModule"
   ]
   if not programs:
-    raise ValueError(f"{path} has no program of jax's; t5x.export writes some")
+    raise ValueError(
+      f"{path} contains no jax program; pass a SavedModel of t5x.export"
+    )
   for program in programs:
     program.s = portable.for_tensorflow(program.s)
   with files.aside(path) as temporary:
@@ -62,7 +64,7 @@ def mend(folder: str | os.PathLike[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Mends the folder that the command line names; returns the exit code."""
+  """Converts the folder that the command line names; returns the exit code."""
   parser = argparse.ArgumentParser(
     prog=PROGRAM,
     description=__doc__,
@@ -71,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("folder", metavar="FOLDER")
   args = parser.parse_args(argv)
   try:
-    count = mend(args.folder)
+    count = convert(args.folder)
   except (ModuleNotFoundError, OSError, ValueError) as error:
     print(f"{PROGRAM}: {error}", file=sys.stderr)
     return 2
-  print(f"mended {count} programs in {args.folder}")
+  print(f"converted {count} programs in {args.folder}")
   return 0
 
 

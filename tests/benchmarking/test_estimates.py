@@ -5,7 +5,7 @@ import pytest
 
 from coda_jax import analysis, benchmark, testing
 from coda_jax.benchmarking import estimates, shapes
-from coda_jax.compiling import topologies
+from coda_jax.compiling import estimate, topologies
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.config import T5Config
 

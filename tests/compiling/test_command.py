@@ -11,7 +11,7 @@ import pytest
 from coda_jax import eval as eval_lib
 from coda_jax import infer, train
 from coda_jax import params as params_lib
-from coda_jax.compiling import command, topologies, variants
+from coda_jax.compiling import command, estimate, topologies, variants
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.network import Transformer
 from coda_jax.testing import tiny_config
