@@ -6,13 +6,13 @@ python -m coda_jax.benchmark --part train --decode_length 64
 python -m coda_jax.benchmark --part soft_top_k --batch 32 --length 512,4096
 python -m coda_jax.benchmark --batch 32 --dtype bfloat16 --compile_for v5e:1x1
 
-All alternatives are timed in turn, on random weights and tokens. The first is
-what the speed-ups are over. FLOP ratio is what the arithmetic allows, share is
-how much of it was reached. A step of training has the trainer's own gradient
-and Adafactor, of adapters, routers and norms alone; its FLOPs and its memory
-are the compiler's count. Peers are timed where they are installed: the extra
-`bench`. With --compile_for nothing runs: times are what the compiler expects
-of the encoder on one device of a TPU slice (the extra `tpu`).
+All alternatives are timed in turn, on random weights and tokens. Speed-ups are
+over the first one. The FLOP ratio is the speed-up that the arithmetic allows,
+the share is how much of it was reached. A training step is the trainer's own,
+with Adafactor on adapters, routers and norms alone; its FLOPs and its memory
+are the compiler's count. Peers are timed where they are installed (the extra
+`bench`). With --compile_for nothing runs: times are the compiler's estimate for
+the encoder on one device of a TPU slice (the extra `tpu`).
 """
 
 import argparse
@@ -78,20 +78,21 @@ def measure(
   Args:
     config: the backbone's shape, and the dtype of weights and computation.
     size: its name, for the rows.
-    part: of `PARTS`.
+    part: one of `PARTS`.
     reductions: r of each CoDA.
-    coda: attention, router and the rest; its reduction is not looked at.
-    methods: of `METHODS`; the first is what the others are compared with.
+    coda: attention, router and the rest; `reductions` replaces its reduction.
+    methods: some of `METHODS`; the others are compared with the first.
     length: input tokens of a sequence, none of them padding.
     batch: sequences.
-    decode_length: tokens that "generate" writes, and of the targets of "train".
+    decode_length: tokens that "generate" writes; target tokens of "train".
     repeats: how often each method is timed.
 
   Returns:
-    A row a method and r: what was run, and what `timing.measure` found.
+    One row for each method and r: its settings, and the columns of
+    `timing.measure`.
 
   Raises:
-    ValueError: no such part or method, or arguments that no model can have.
+    ValueError: an unknown part or method, or invalid arguments.
   """
   if part not in PARTS:
     raise ValueError(f"part {part!r}; expected one of {PARTS}")
@@ -152,7 +153,7 @@ def _numbers(kind: type):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs what the command line says."""
+  """Runs the benchmark that the command line asks for."""
   parser = argparse.ArgumentParser(
     prog="python -m coda_jax.benchmark",
     description=__doc__,
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--methods",
     type=_numbers(str),
-    help=f"of {','.join(METHODS)}; the first is what speed-ups are over "
+    help=f"some of {','.join(METHODS)}; speed-ups are over the first "
     "(default: all that are installed)",
   )
   parser.add_argument("--length", type=_numbers(int), default=(512,))
@@ -188,12 +189,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--decode_length",
     type=int,
     default=32,
-    help="tokens that generate writes, and of the targets of train",
+    help="tokens that generate writes; target tokens of train",
   )
   parser.add_argument(
     "--compile_for",
     metavar="SLICE",
-    help="the compiler's estimate for a TPU that need not be there, v5e:1x1",
+    help="print the compiler's estimate for a TPU slice, such as v5e:1x1; "
+    "needs no TPU",
   )
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--json", metavar="FILE", type=Path)
@@ -241,14 +243,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
   except (ValueError, ModuleNotFoundError) as error:
     parser.error(str(error))
-  found = report.environment()
+  environment = report.environment()
   print(
     f"{arguments.part}, T5 {arguments.size}, batch {arguments.batch}, "
-    f"{arguments.dtype}, {found}"
+    f"{arguments.dtype}, {environment}"
   )
   print(table(rows))
   if arguments.json:
-    files.write_json(arguments.json, {"rows": rows, "environment": found})
+    files.write_json(arguments.json, {"rows": rows, "environment": environment})
   if arguments.plot:
     plot(arguments.plot, rows)
   return 0
@@ -259,12 +261,12 @@ def plot(path: Path, rows: Sequence[dict[str, Any]]) -> None:
   lines: dict[str, list[tuple[float, float]]] = {}
   for row in rows:
     name, r = row["method"], row["reduction"]
-    beside = {
+    all_r = {
       other["reduction"]
       for other in rows
       if (other["method"], other["length"]) == (name, row["length"])
     }
-    if len(beside) > 1:
+    if len(all_r) > 1:
       name += f" r={r:g}"
     lines.setdefault(name, []).append((row["length"], row["median_ms"]))
   report.plot_times(path, lines)

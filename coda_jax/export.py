@@ -4,10 +4,10 @@
     --initial_checkpoint_path tiny_coda --vocabulary tiny \
     --lengths 64,256 --max_length 8
 
-CHECKPOINT is a model's folder of any format, or an adapter's, whose backbone
---initial_checkpoint_path names; TARGET is made, and must not hold anything yet.
-`stablehlo` takes tokens and needs jax; `saved_model` takes texts and needs
-tensorflow and tensorflow_text. Both answer as `coda_jax.generate` does.
+CHECKPOINT is a model folder of any format, or an adapter folder, whose backbone
+--initial_checkpoint_path names. TARGET is a new or empty folder. `stablehlo`
+takes tokens and needs jax; `saved_model` takes texts and needs tensorflow and
+tensorflow_text. Both answer as `coda_jax.generate` does.
 """
 
 import argparse
@@ -48,45 +48,45 @@ def export(
   """Exports a model.
 
   Args:
-    checkpoint_path: a model's folder of any format, an adapter's, or the name
-      of a shipped model.
-    target: a folder that is not there yet, or empty.
+    checkpoint_path: a model folder of any format, an adapter folder, or the
+      name of a shipped model.
+    target: a new or empty folder.
     to: one of `FORMATS`.
-    vocabulary: as `data.vocabularies.load` takes it.
-    lengths: to pad inputs to, in tokens, ascending; a program for each.
+    vocabulary: an argument of `data.vocabularies.load`.
+    lengths: to pad inputs to, in tokens, ascending; one program for each.
     max_length: most tokens to generate, the end token included.
-    initial_checkpoint_path: the pretrained model that an adapter goes on.
+    initial_checkpoint_path: the pretrained model of an adapter.
     reduction: r to run at; None takes the checkpoint's own.
     method: "greedy" or "beam".
-    num_beams: as for `coda_jax.generate`.
-    alpha: likewise.
+    num_beams: see `coda_jax.generate`.
+    alpha: see `coda_jax.generate`.
     dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
-    platforms: of `programs.PLATFORMS`, to compile the programs for.
+    platforms: some of `programs.PLATFORMS`, to compile the programs for.
 
   Returns:
-    The manifest: what was exported, JSON-ready.
+    The manifest, which describes the export; JSON-ready.
 
   Raises:
-    FileNotFoundError: there is no such checkpoint or vocabulary.
-    FileExistsError: `target` holds something.
+    FileNotFoundError: the checkpoint or the vocabulary does not exist.
+    FileExistsError: `target` is not empty.
     ModuleNotFoundError: seqio, tensorflow or tensorflow_text is not installed.
-    ValueError: arguments or a checkpoint that do not fit.
+    ValueError: invalid arguments, or a checkpoint that does not fit them.
   """
   _check(to, lengths, method, dtype, platforms)
   files.check_new(pathlib.Path(target))
-  write, found = _load_tools(to, vocabulary)
+  write, loaded = _load_tools(to, vocabulary)
   ((_, model, params),) = folders.load_each(
     [os.fspath(checkpoint_path)], initial_checkpoint_path, dtype=dtype
   )
   if reduction is not None:
     model = Transformer(model.config.with_reduction(reduction))
-  inputs.check_vocabulary(found, model.config.vocab_size, str(checkpoint_path))
+  inputs.check_vocabulary(loaded, model.config.vocab_size, str(checkpoint_path))
   generate = {
     "max_length": max_length,
     "method": method,
     "num_beams": num_beams,
     "alpha": alpha,
-    "eos_id": found.eos_id,
+    "eos_id": loaded.eos_id,
   }
   leaves = leaves_of(params)
   lowered = {
@@ -106,16 +106,16 @@ def export(
     ],
     "dtype": dtype,
     "platforms": list(platforms),
-    "vocab_size": found.vocab_size,
+    "vocab_size": loaded.vocab_size,
   }
   with files.aside(pathlib.Path(target)) as folder:
-    write(folder, lowered, leaves, found, manifest)
+    write(folder, lowered, leaves, loaded, manifest)
   return manifest
 
 
 def _load_tools(to: str, vocabulary: str) -> tuple[Callable[..., None], Any]:
   """The format's `write`, and the vocabulary."""
-  # Here, since tensorflow takes seconds and is in an extra.
+  # Imported here: tensorflow takes seconds, and is in an extra.
   with cli.quiet_imports():
     from coda_jax.data import vocabularies
 
@@ -154,7 +154,7 @@ def _check(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Exports, as the command line says; returns the exit code."""
+  """Exports the model that the command line names; returns the exit code."""
   parser = argparse.ArgumentParser(
     prog=PROGRAM,
     description=__doc__,
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--initial_checkpoint_path",
     metavar="PATH",
-    help="the pretrained model that an adapter goes on",
+    help="the pretrained model of an adapter",
   )
   parser.add_argument(
     "--vocabulary",
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     required=True,
     type=_numbers,
     metavar="N,M",
-    help="to pad inputs to, in tokens; a program for each",
+    help="to pad inputs to, in tokens; one program for each",
   )
   parser.add_argument(
     "--max_length",
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = export(**vars(args))
   except ModuleNotFoundError as error:
     print(
-      f"{PROGRAM}: {error}; install what exporting needs: "
+      f"{PROGRAM}: {error}; install the extra `export`: "
       "pip install 'coda_jax[export]'",
       file=sys.stderr,
     )
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _numbers(text: str) -> list[int]:
-  """For argparse, whose message names this argument and the text."""
+  """Whole numbers with commas between them, for argparse."""
   try:
     return [int(number) for number in text.split(",")]
   except ValueError:

@@ -1,7 +1,7 @@
-"""What gin files call %params.ALL_PATTERNS and %params.TASK_PATTERNS.
+"""Defines %params.ALL_PATTERNS and %params.TASK_PATTERNS for gin files.
 
-A gin file that uses them imports this module, so that it can be read by other
-programs than ours: t5x's.
+A gin file that uses them imports this module, so t5x's programs can read it
+too.
 """
 
 import gin

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from coda_jax.t5.network import Transformer
 
-# What a model can be evaluated with.
+# The kinds of weights that a model can be evaluated with.
 WEIGHTS = ("float", "int8")
 
 # The backbone's projections, by the path of their module. Adapters, routers and
-# LoRA stay float: they are small, and what a task trains. So do embeddings and
-# logits, which are looked up, or decide close calls between tokens.
+# LoRA stay float: they are small, and trained for a task. Embeddings stay float
+# because they are looked up, logits because they decide close calls.
 PROJECTIONS = (
   r"(encoder|decoder)/layers_\d+/"
   r"(attention|self_attention|encoder_decoder_attention|mlp)/"
@@ -23,8 +23,8 @@ PROJECTIONS = (
 def int8(model: Transformer, params: Any) -> tuple[Transformer, dict[str, Any]]:
   """Rounds the projections' kernels to int8, one scale an output feature.
 
-  What is multiplied stays float: kernels are multiplied by their scale where
-  they are used. The model is for `apply` and `generate`, not for training.
+  Activations stay float: a kernel is multiplied by its scale where it is used.
+  The model is for `apply` and `generate`, not for training.
 
   Args:
     model: a float model.

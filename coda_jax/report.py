@@ -1,4 +1,4 @@
-"""Tables and plots of what was measured, and on what."""
+"""Tables and plots of measurements, and their environment."""
 
 import os
 import platform
@@ -19,8 +19,8 @@ class Point(NamedTuple):
   """A measured model in a plot.
 
   Attributes:
-    label: beside the point.
-    speedup: over whatever the axis says.
+    label: the text at the point.
+    speedup: on the x axis.
     quality: the metric.
   """
 
@@ -43,7 +43,7 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def environment() -> dict[str, Any]:
-  """What results depend on: versions and the device."""
+  """The versions and the device that results depend on."""
   return {
     "python": platform.python_version(),
     "jax": jax.__version__,
@@ -71,7 +71,7 @@ def plot(
   Args:
     path: the file.
     lines: {label: points, joined by a line}.
-    xlabel: what the speed-up is of, and over.
+    xlabel: the parts that the speed-up compares.
     ylabel: the metric.
     references: {label: metric of something without a speed}, dashed lines.
     ylim: range of the metric; None fits it to the points.

@@ -18,7 +18,7 @@ from coda_jax.t5 import config, network
 
 
 def tiny_config(**overrides: object) -> config.T5Config:
-  """A gated, untied T5, no two of its sizes alike; keywords replace fields."""
+  """A gated, untied T5 of sizes that all differ; keywords replace fields."""
   shape = {
     "vocab_size": 48,
     "emb_dim": 16,
@@ -64,7 +64,7 @@ def token_batch(
 
 
 def random_params(model: network.Transformer, seed: int = 0) -> dict:
-  """Parameters of plausible size, none 0; a path's are alike in every model."""
+  """Parameters of plausible size, none 0; the same in every model by path."""
   batch = token_batch(model.config.vocab_size)
   tree = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
   leaves = params_lib.flatten(tree)

@@ -1,1 +1,1 @@
-"""What `python -m coda_jax.benchmark` times: our models, peers, soft top-k."""
+"""The subjects of `python -m coda_jax.benchmark`: models, peers, soft top-k."""

@@ -34,14 +34,14 @@ def subjects(
     config: the backbone's shape, and the dtype of weights and computation.
     part: "encoder", "generate" for whole greedy inference, or "train" for a
       step of finetuning.
-    coda: of every model but the dense one; its reduction is not looked at.
+    coda: of all models but the dense one; `reductions` replaces its reduction.
     reductions: r of each CoDA.
-    methods: of `METHODS`.
+    methods: some of `METHODS`.
     tokens: int32 [batch, length], none of them padding.
-    decode_length: tokens that "generate" writes, and of the targets of "train".
+    decode_length: tokens that "generate" writes; target tokens of "train".
 
   Raises:
-    ValueError: arguments that no model can have.
+    ValueError: invalid arguments.
   """
   configs: list[tuple[str, CodaConfig | None]] = []
   for method in methods:
@@ -69,7 +69,7 @@ def subjects(
 
 
 def columns(method: str, chosen: CodaConfig | None) -> dict[str, Any]:
-  """What a row says of its model; `chosen` is None for the dense one."""
+  """The columns that describe a model; `chosen` is None for the dense one."""
   routed = chosen if method == "coda" else None
   return {
     "method": method,
@@ -111,7 +111,7 @@ def _generate_call(
   model: Transformer, params: Any, tokens: jax.Array, max_length: int
 ):
   """A call of greedy `generate` that always decodes `max_length` tokens."""
-  # No token has this id, so that nothing ends early.
+  # No token has this id, so no sequence ends early.
   return lambda: (
     decoding.generate(
       model, params, tokens, max_length=max_length, eos_id=-1

@@ -16,7 +16,7 @@ def size_config(size: str, dtype: str = "float32") -> T5Config:
   """The shape that `configs/sizes/SIZE.gin` describes, without dropout.
 
   Raises:
-    ValueError: no such size.
+    ValueError: an unknown size.
   """
   sizes = sorted(p.stem for p in (cli.configs_dir() / "sizes").glob("*.gin"))
   if size not in sizes:
@@ -39,9 +39,9 @@ def random_tokens(config: T5Config, batch: int, length: int) -> jax.Array:
 
 
 def random_params(model: Transformer, part: str) -> dict[str, Any]:
-  """Made on the device, in the computation's dtype; no more than is used.
+  """Random parameters of the parts that are used, made on the device.
 
-  Training keeps its parameters in float32 whatever it computes in.
+  Their dtype is the computation's; for training it is float32.
   """
   tokens = jnp.ones((1, 8), jnp.int32)
 

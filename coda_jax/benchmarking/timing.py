@@ -1,4 +1,4 @@
-"""Times alternatives in turn, and makes rows of what was found."""
+"""Times alternatives in turn, and makes rows of their times."""
 
 import dataclasses
 import time
@@ -12,12 +12,12 @@ from coda_jax import analysis
 
 
 class Call(NamedTuple):
-  """Something that can be called again and again.
+  """A call to time.
 
   Attributes:
-    run: does the work; arrays of jax that it returns are waited for.
-    flops: floating-point operations of a call, or None where nobody counted.
-    peak_bytes: see `analysis.peak_bytes`; None where nobody counted.
+    run: does the work; jax arrays that it returns are waited for.
+    flops: floating-point operations of a call, or None where not counted.
+    peak_bytes: see `analysis.peak_bytes`; None where not counted.
   """
 
   run: Callable[[], Any]
@@ -27,10 +27,10 @@ class Call(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """An alternative to time beside others.
+  """An alternative to time against others.
 
   Attributes:
-    columns: what it is, for its row: "method", "reduction" and so on.
+    columns: its description in its row: "method", "reduction" and so on.
     build: makes the `Call`, compiling what it can.
   """
 
@@ -42,15 +42,15 @@ def measure(subjects: Sequence[Subject], repeats: int) -> list[dict[str, Any]]:
   """Times subjects in turn, A B C A B C ..., after each was called twice.
 
   Args:
-    subjects: the first is what the others are compared with.
+    subjects: the others are compared with the first.
     repeats: how often each is timed.
 
   Returns:
-    A row a subject: its columns, `first_ms` (to build it and call it once:
-    compilation and warm-up), `median_ms` of the later calls, the quartiles
-    `low_ms` and `high_ms`, `speedup`, and where FLOPs were counted `flop_ratio`
-    and `share`, the speed-up over it; where memory was, `peak_bytes` and
-    `memory_ratio`.
+    One row a subject: its columns; `first_ms`, to build it and call it once
+    (compilation and warm-up); `median_ms` of the later calls and the quartiles
+    `low_ms` and `high_ms`; `speedup`. Where FLOPs were counted, `flop_ratio`
+    and `share`, the speed-up over it. Where memory was counted, `peak_bytes`
+    and `memory_ratio`.
   """
   calls, first_ms = [], []
   for subject in subjects:

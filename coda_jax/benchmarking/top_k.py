@@ -21,12 +21,12 @@ def subjects(
   length: int,
   epsilon: float = config.CodaConfig.epsilon,
 ) -> list[Subject]:
-  """Weights of the selected tokens, as a router makes them, and what they cost.
+  """The weights of the selected tokens, computed as a router computes them.
 
   Args:
-    part: "soft_top_k", forward, where the selection alone comes first; or
-      "soft_top_k_gradient", forward and backward, where the paper's iteration
-      does, since a selection alone has no gradient.
+    part: "soft_top_k", forward, compared with the selection alone; or
+      "soft_top_k_gradient", forward and backward, compared with the paper's
+      iteration, since a selection alone has no gradient.
     reduction: r; k is ceil(length / r).
     batch: rows of scores.
     length: scores a row.

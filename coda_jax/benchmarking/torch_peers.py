@@ -1,6 +1,6 @@
-"""Other projects' models in PyTorch as subjects, where they are installed.
+"""Other projects' PyTorch models as subjects, where they are installed.
 
-Dense T5 of transformers, eager and compiled, and the routed block and the
+The dense T5 of transformers, eager and compiled, and the routed block and the
 coordinate descent of colt5-attention. All have random weights of equal shape,
 the dtype of ours, and as many threads as there are cores.
 """
@@ -19,7 +19,7 @@ from coda_jax.checkpoints import hf_config
 from coda_jax.nn import router
 from coda_jax.t5.config import T5Config
 
-# Method: the module that it needs.
+# {method: the module that it needs}.
 METHODS = {
   "torch": "transformers",
   "torch_compile": "transformers",
@@ -43,35 +43,35 @@ def subjects(
   tokens: jax.Array,
   decode_length: int,
 ) -> list[Subject]:
-  """The peers that have such a part; arguments as of `models.subjects`.
+  """The peers that have this part; for the arguments see `models.subjects`.
 
-  "torch" and "torch_compile" are dense T5s: the encoder, and greedy `generate`,
-  which torch.compile is no use for, since its cache grows. "colt5" is a stack
-  of colt5-attention's routed blocks at each r, an encoder of equal width and
-  depth; and in the parts of soft top-k, its coordinate descent.
+  "torch" and "torch_compile" are dense T5s: the encoder, and (eager only)
+  greedy `generate`, whose growing cache torch.compile would recompile for.
+  "colt5" is a stack of colt5-attention's routed blocks at each r, an encoder of
+  equal width and depth; in the parts of soft top-k, its coordinate descent.
   """
   if not methods:
     return []
   _use_all_cores()
-  found = []
+  peers = []
   if part in top_k.PARTS and "colt5" in methods:
-    found += [
+    peers += [
       _subject("colt5", r, _coordinate_descent, part, r, tokens.shape)
       for r in reductions
     ]
   if part in models.PARTS[:2] and "torch" in methods:
     build = _t5_encoder if part == "encoder" else _t5_generate
-    found.append(_subject("torch", None, build, config, tokens, decode_length))
+    peers.append(_subject("torch", None, build, config, tokens, decode_length))
   if part == "encoder" and "torch_compile" in methods:
-    found.append(
+    peers.append(
       _subject("torch_compile", None, _compiled_encoder, config, tokens)
     )
   if part == "encoder" and "colt5" in methods:
-    found += [
+    peers += [
       _subject("colt5", r, _routed_blocks, config, tokens.shape, r)
       for r in reductions
     ]
-  return found
+  return peers
 
 
 def _subject(method: str, reduction: float | None, build, *args) -> Subject:
@@ -82,7 +82,7 @@ def _subject(method: str, reduction: float | None, build, *args) -> Subject:
 
 
 def _use_all_cores() -> None:
-  """As XLA does."""
+  """Gives torch all cores, as XLA has them."""
   import torch
 
   if hasattr(os, "sched_getaffinity"):

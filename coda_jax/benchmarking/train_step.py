@@ -27,7 +27,7 @@ def train_step(model: Transformer, params: Any, batch: steps.Batch) -> Call:
   """Compiles a step with the trainer's own gradient and Adafactor.
 
   Args:
-    model: what is trained of it is `params.TASK_PATTERNS`.
+    model: a `Transformer`; `params.TASK_PATTERNS` are trained.
     params: has the leaves of `model`; others are left out, and none is changed.
     batch: of int32 arrays, as the trainer reads it.
 

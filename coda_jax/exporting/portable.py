@@ -1,23 +1,23 @@
-"""StableHLO as the released TensorFlow reads it, which lags behind jax."""
+"""StableHLO in the older version that the released TensorFlow reads."""
 
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import chlo, func, sdy, stablehlo
 
-# The StableHLO of tensorflow 2.21. What jax writes itself is too new for it.
+# The StableHLO of tensorflow 2.21; jax writes a newer one by default.
 STABLEHLO_VERSION = "1.13.7"
 
 
 def for_tensorflow(module: bytes) -> bytes:
   """A serialized module, in an older version and without composites.
 
-  A composite is an operation with its meaning in others beside it: jax writes
-  top_k so, which beam search and routers use. XlaCallModule fixes the batch
-  size in the function that it calls, but not in a composite's definition, and
-  then refuses the symbolic batch that is left there. Calls of that definition
-  mean the same, and it follows calls.
+  A composite is an operation that another function defines. jax writes top_k as
+  one, which beam search and routers use. XlaCallModule fixes the batch size in
+  the function that it calls and in the functions that this one calls, but not
+  in a composite's definition, and then refuses the symbolic batch there. So
+  composites become calls of their definitions, which mean the same.
 
-  What places arrays on several devices is dropped, since the other dialect that
-  says it has no version: TensorFlow runs the program on one.
+  Operations that place arrays on several devices are dropped: their dialect has
+  no versions, and TensorFlow runs the program on one device.
   """
   context = ir.Context()
   for dialect in (chlo, sdy, stablehlo):
@@ -60,12 +60,12 @@ def _without_sharding(attributes: ir.DictAttr) -> ir.DictAttr:
 
 
 def _operations(module: ir.Module, name: str) -> list[ir.Operation]:
-  found = []
+  matching = []
 
   def visit(operation: ir.Operation) -> ir.WalkResult:
     if operation.name == name:
-      found.append(operation)
+      matching.append(operation)
     return ir.WalkResult.ADVANCE
 
   module.operation.walk(visit)
-  return found
+  return matching

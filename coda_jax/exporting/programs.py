@@ -1,4 +1,4 @@
-"""`generate` as StableHLO, a program for each length of the inputs."""
+"""`generate` as StableHLO, one program for each length of the inputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from coda_jax import params as params_lib
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
 
-# All are lowered on any machine; none of them needs to be there.
+# Any machine can lower programs for all of them.
 PLATFORMS = ("cpu", "tpu", "cuda")
 METHODS = ("greedy", "beam")
 
@@ -30,21 +30,21 @@ def lower(
   The program takes ({parameter path: array}, int32 [b, length]), 0 is padding,
   and returns {"tokens": int32 [b, max_length], "scores": float32 [b]}, as
   `decoding.Decoded` has them. b is symbolic, 1 or more. Parameters are
-  arguments, so that programs of several lengths share them.
+  arguments, so programs of several lengths share them.
 
   Args:
     model: a `Transformer`.
     leaves: {parameter path: anything with a shape and a dtype}.
     length: of the inputs, in tokens.
     generate: arguments of `coda_jax.generate`.
-    platforms: of `PLATFORMS`, to compile the program for.
+    platforms: some of `PLATFORMS`, to compile the program for.
 
   Raises:
     ValueError: an argument of `generate` out of its range.
   """
 
   def answer(leaves: dict[str, Array], tokens: Array) -> dict[str, Array]:
-    # A dict, for the class `Decoded` is not there where the program is loaded.
+    # A dict: the class `Decoded` is unknown where the program is loaded.
     return decoding.generate(
       model, params_lib.unflatten(leaves), tokens, **generate
     )._asdict()

@@ -20,7 +20,7 @@ from coda_jax.checkpoints import files
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.exporting import portable
 
-# TensorFlow's place for what a SavedModel's makers want beside it.
+# TensorFlow's place for a SavedModel's additional files.
 MANIFEST_FILE = "assets.extra/manifest.json"
 
 _BYTES = 256
@@ -48,7 +48,7 @@ class Pieces(tf.Module):
 
 
 class Bytes(tf.Module):
-  """ByT5's vocabulary as a part of the graph; methods as those of `Pieces`."""
+  """ByT5's vocabulary as a part of the graph; same methods as `Pieces`."""
 
   def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
     """String [b] -> int32 [b, (n)], without an end token."""

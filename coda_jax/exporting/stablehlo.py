@@ -1,6 +1,6 @@
-"""A folder of StableHLO programs, their parameters, and what they are.
+"""A folder of StableHLO programs, their parameters and a description.
 
-  manifest.json             as `manifest` in `coda_jax.export`, and the files
+  manifest.json             the manifest of `coda_jax.export`, and the files
   params.safetensors        {parameter path: array}, shared by the programs
   length_128.stablehlo      `jax.export`'s serialization, one for each length
   vocabulary.model          the SentencePiece model with T5's sentinels; bytes
@@ -55,7 +55,7 @@ def write(
       program.calling_convention_version for program in programs.values()
     ),
     "params_file": WEIGHTS_FILE,
-    # In the order in which the programs take them.
+    # The order of the programs' arguments.
     "params": [
       {"name": p, "shape": list(x.shape), "dtype": x.dtype.name}
       for p, x in sorted(leaves.items())

@@ -1,6 +1,6 @@
 """Finetunes the shipped models on BBC News and measures accuracy and speed.
 
-P-Adapter (parallel adapters beside dense layers) against CoDA at r = 3 and 5,
+P-Adapter (parallel adapters and dense layers) against CoDA at r = 3 and 5,
 naming topics and writing headlines. Writes results.json, accuracy_speed.png and
 routing.html.
 """
@@ -16,7 +16,7 @@ from coda_jax import cli
 from coda_jax.nn import router
 from coda_jax.t5 import decoding
 
-with cli.quiet_imports():  # tensorflow is behind these
+with cli.quiet_imports():  # These import tensorflow.
   from coda_jax.data import baselines, bbc, vocabularies
   from coda_jax.quickstart import measure, page, report
   from coda_jax.quickstart.runs import LENGTHS, METHODS, Method, Result, run
@@ -88,7 +88,7 @@ def _train(folder: Path, bindings: Mapping[str, Any], started: float) -> Runs:
 
 
 def _baselines(splits: Mapping[str, list[bbc.Article]]) -> list[dict[str, Any]]:
-  """What bag-of-words and the first words reach on the same split."""
+  """The scores of a bag of words and of the first words, on the same split."""
 
   def first_64(article: bbc.Article) -> str:
     return baselines.first_words(bbc.topic_text(article), 64)

@@ -1,4 +1,4 @@
-"""What the quickstart's models cost: time, in turn, and FLOPs."""
+"""The cost of the quickstart's models: time, measured in turn, and FLOPs."""
 
 from collections.abc import Mapping
 from typing import Any

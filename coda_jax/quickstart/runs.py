@@ -12,26 +12,26 @@ from coda_jax.t5.network import Transformer
 from coda_jax.training import loop
 from coda_jax.training.evaluation import Evaluation
 
-# Tokens. The median article has 620; most of what tells its topic comes first,
-# what makes its headline sooner still, and passes over the articles are worth
-# more than their ends.
+# In tokens. The median article has 620. The topic shows in the first ones, the
+# headline even sooner, and more passes over the articles are worth more than
+# their ends.
 LENGTHS = {
   "topic": {"inputs": 256, "targets": 8},
   "headline": {"inputs": 128, "targets": 32},
 }
 STEPS = {"topic": 500, "headline": 100}
-# Of the learning rate. tiny_dense writes headlines of a kind before it is
-# finetuned; steps as large as topics need undo that before they teach anything.
+# Peaks of the learning rate. tiny_dense can write simple headlines before it is
+# finetuned; steps as large as topics need would undo that first.
 PEAKS = {"topic": 3e-2, "headline": 1e-4}
 BATCH_SIZE = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """What is compared.
+  """A method to compare.
 
   Attributes:
-    label: for people.
+    label: its name in tables and plots.
     method: a file of configs/methods/.
     reduction: r.
     checkpoint: the pretrained model that it starts from.
@@ -76,7 +76,7 @@ def run(
   """Finetunes through gin, as `python -m coda_jax.train` would, and tests.
 
   Args:
-    method: what to train.
+    method: the method to train.
     task: "topic" or "headline".
     folder: of the run; emptied first.
     bindings: further gin macros, such as {"TRAIN_STEPS": 10}.
