@@ -2,13 +2,13 @@
 
   python -m coda_jax.convert flan-t5-base/ flan-t5-base-t5x/ --to t5x
 
-SOURCE is a folder of Hugging Face's, of t5x's or of coda_jax's, told apart by
-what is in it, or an adapter's, whose backbone --initial_checkpoint_path names;
-TARGET is made, and must not hold anything yet. Nothing is written before every
-leaf of the source has its place in the target.
+SOURCE is a Hugging Face, t5x or coda_jax folder, told apart by its content, or
+an adapter folder, whose backbone --initial_checkpoint_path names. TARGET is a
+new or empty folder. Nothing is written until every leaf of the source has its
+place in the target.
 
-t5x keeps no configuration: --coda gives that of adapters and routers in a
-checkpoint of t5x, and converting to t5x prints it.
+t5x keeps no configuration: --coda describes the adapters and routers of a t5x
+checkpoint, and a conversion to t5x prints this option.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from coda_jax.t5.network import Transformer
 PROGRAM = "python -m coda_jax.convert"
 TARGETS = (*formats.FORMATS, "adapter")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# What lies beside a model of Hugging Face's, and is the tokenizer's.
+# The tokenizer's files in a Hugging Face folder.
 _TOKENIZER_FILES = (
   "spiece.model",
   "tokenizer.json",
@@ -74,41 +74,40 @@ def convert(
   """Converts a checkpoint; memory holds one leaf at a time.
 
   Args:
-    source: a folder of any format, or an adapter's.
-    target: a folder that is not there yet, or empty; one in a bucket for t5x.
-    to: the target's format, one of `TARGETS`; "adapter" writes what
-      `coda_jax.save_adapter` does, and leaves the backbone behind.
+    source: a folder of any format, or an adapter folder.
+    target: a new or empty folder; for t5x it may be in a bucket.
+    to: the target's format, one of `TARGETS`; "adapter" writes the adapter
+      alone, as `coda_jax.save_adapter` does.
     layout: for t5x, one of `t5x.LAYOUTS`.
-    step: for t5x, that of the train state.
+    step: for t5x, the step of the train state.
     dtype: "float32" or "bfloat16"; None keeps the source's, float16 excepted,
       which becomes float32. An adapter is float32 always.
-    shard_bytes: for hf, size that a file of weights may have.
-    backbone: leave adapters and routers behind.
-    coda: what the adapters and routers in a checkpoint of t5x are; other
-      formats say so themselves.
-    initial_checkpoint_path: the pretrained model that an adapter goes on.
+    shard_bytes: for hf, the largest size of a file of weights.
+    backbone: leave adapters and routers out.
+    coda: describes the adapters and routers of a t5x checkpoint; other formats
+      have their own description.
+    initial_checkpoint_path: the pretrained model of an adapter.
     dry_run: check everything, write nothing.
 
   Returns:
     (config, {parameter path: Leaf}) as they were written.
 
   Raises:
-    FileNotFoundError: there is no checkpoint at `source`.
-    FileExistsError: `target` holds something.
-    OSError: a bucket that can't be reached.
-    ValueError: a checkpoint that can't be read, or has no place in the target.
+    FileNotFoundError: `source` has no checkpoint.
+    FileExistsError: `target` is not empty.
+    OSError: a bucket can't be reached.
+    ValueError: the checkpoint can't be read, or the target can't hold it.
   """
   if to != "t5x" and "://" in os.fspath(target):
     raise ValueError(
-      f"{target}: only a checkpoint of t5x is written to a bucket; write the "
-      f"format {to} to this machine's disk, and copy it"
+      f"{target}: only t5x checkpoints can be written to a bucket; write the "
+      f"format {to} to a local folder, and copy it"
     )
   config, found = folders.read(source, initial_checkpoint_path)
   if coda is not None:
     if config.coda is not None:
       raise ValueError(
-        f"{source} says itself what its adapters and routers are; leave --coda "
-        "out"
+        f"{source} describes its adapters and routers itself; leave --coda out"
       )
     config = dataclasses.replace(config, coda=coda)
   if backbone:
@@ -116,19 +115,19 @@ def convert(
     found = {p: x for p, x in found.items() if not initialise.is_added(p)}
   elif config.coda is None and any(map(initialise.is_added, found)):
     raise ValueError(
-      f"{source} has adapters or routers, and a checkpoint of t5x does not say "
-      "how they are used; add --coda with what differs from CodaConfig's "
+      f"{source} has adapters or routers, which a t5x checkpoint does not "
+      "describe; add --coda with the fields that differ from CodaConfig's "
       """defaults, such as --coda='{"reduction": 5, "bottleneck_dim": 32}', """
-      "or --backbone to leave them behind"
+      "or --backbone to leave them out"
     )
   expected = params_lib.flatten(initialise.abstract_params(Transformer(config)))
   leaves.check(found, expected, str(source))
-  # In the model's order, whatever the source's.
+  # In the model's order.
   written = {path: _cast(found[path], dtype) for path in expected}
   if to == "hf":
     hf.check(config, written)
   elif to == "adapter" and config.coda is None:
-    raise ValueError(f"{source} is a plain T5; it has no adapter to write")
+    raise ValueError(f"{source} is a plain T5: it has no adapter to write")
   with arrays.reaching(target):
     files.check_new(arrays.path_of(target))
   whole = written
@@ -167,7 +166,8 @@ def _folder(target: str | os.PathLike[str]) -> Iterator[Any]:
   with files.aside(pathlib.Path(target)) as temporary:
     temporary.mkdir()
     yield temporary
-    files.check_new(pathlib.Path(target))  # What came meanwhile stays.
+    # Keep what another process has written there meanwhile.
+    files.check_new(pathlib.Path(target))
 
 
 def _copy_tokenizer(source: Any, target: pathlib.Path) -> None:
@@ -178,7 +178,7 @@ def _copy_tokenizer(source: Any, target: pathlib.Path) -> None:
 
 
 def summary(config: T5Config, written: Mapping[str, Leaf]) -> str:
-  """One line that says what a checkpoint holds."""
+  """One line that describes a checkpoint."""
   dtypes = sorted({leaf.dtype.name for leaf in written.values()})
   size = sum(leaf.nbytes for leaf in written.values())
   kind = "T5" if config.coda is None else "T5 with adapters"
@@ -190,7 +190,7 @@ def summary(config: T5Config, written: Mapping[str, Leaf]) -> str:
 
 
 def configuration(coda: CodaConfig) -> str:
-  """What to keep beside a checkpoint of t5x: flags for t5x, and for us."""
+  """The flags of t5x, and ours, that describe a t5x checkpoint."""
   flags = [f"--gin_file=methods/{coda.method}.gin"]
   for fields in (coda, coda.lora):
     for name, value in _changed(fields).items():
@@ -220,7 +220,7 @@ def _changed(config: Any) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Converts, as the command line says; returns the exit code."""
+  """Runs the conversion of the command line; returns the exit code."""
   parser = argparse.ArgumentParser(
     prog=PROGRAM,
     description=__doc__,
@@ -233,10 +233,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--layout",
     choices=t5x.LAYOUTS,
     default="orbax",
-    help="of t5x: what it writes today, or what the published models have",
+    help="for t5x: what it writes today, or the layout of published models",
   )
   parser.add_argument(
-    "--step", type=parse_step, default=0, help="of the train state, for t5x"
+    "--step", type=parse_step, default=0, help="for t5x: of the train state"
   )
   parser.add_argument(
     "--dtype", choices=leaves.DTYPES, help="default: the source's"
@@ -245,24 +245,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--max_shard_size",
     type=parse_size,
     default=hf.SHARD_BYTES,
-    help="of a file of weights, for hf, such as 500MB (default: 5GB)",
+    help="for hf: of a file of weights, such as 500MB (default: 5GB)",
   )
   parser.add_argument(
     "--backbone",
     action="store_true",
-    help="leave adapters and routers behind",
+    help="leave adapters and routers out",
   )
   parser.add_argument(
     "--coda",
     type=parse_coda,
     metavar="JSON",
-    help="of a checkpoint of t5x: the fields of coda_jax.CodaConfig that are "
-    "not its defaults, such as '{\"reduction\": 5}'",
+    help="for a t5x source: the fields of coda_jax.CodaConfig that differ from "
+    "its defaults, such as '{\"reduction\": 5}'",
   )
   parser.add_argument(
     "--initial_checkpoint_path",
     metavar="FOLDER",
-    help="the pretrained model that an adapter goes on",
+    help="the pretrained model of an adapter",
   )
   parser.add_argument(
     "--dry_run", action="store_true", help="check, and write nothing"
@@ -293,14 +293,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_step(text: str) -> int:
-  """A step, as an int32 holds it; for argparse.
+  """A step that fits an int32; for argparse.
 
   Raises:
-    argparse.ArgumentTypeError: it is no such number.
+    argparse.ArgumentTypeError: the text is not such a number.
   """
   if not text.isdecimal() or int(text) >= 2**31:
     raise argparse.ArgumentTypeError(
-      f"{text!r} is no step; expected a whole number, 0 or more"
+      f"{text!r} is not a step; expected a whole number, 0 or more"
     )
   return int(text)
 
@@ -309,7 +309,8 @@ def parse_coda(text: str) -> CodaConfig:
   """A `CodaConfig` of the fields in a JSON object; for argparse.
 
   Raises:
-    argparse.ArgumentTypeError: no JSON, no such field, or a value out of range.
+    argparse.ArgumentTypeError: invalid JSON, an unknown field, or a value out
+      of range.
   """
   try:
     fields = json.loads(text)
@@ -327,12 +328,12 @@ def parse_size(text: str) -> int:
   """Bytes of a size such as "500MB"; for argparse.
 
   Raises:
-    argparse.ArgumentTypeError: no size, or none above 0.
+    argparse.ArgumentTypeError: not a size above 0.
   """
   match = re.fullmatch(r"(\d+)\s*(|KB|MB|GB)", text.strip(), re.IGNORECASE)
   if match is None or not int(match[1]):
     raise argparse.ArgumentTypeError(
-      f"{text!r} is no size; expected a number of bytes, KB, MB or GB"
+      f"{text!r} is not a size; expected a number of bytes, KB, MB or GB"
     )
   return int(match[1]) * _UNITS[match[2].upper()]
 

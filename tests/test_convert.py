@@ -205,7 +205,7 @@ def test_only_t5x_is_written_to_a_bucket(tmp_path, capsys, to):
   saved(tmp_path / "a")
   command = [str(tmp_path / "a"), "gs://bucket/b", "--to", to]
   assert convert.main(command) == 2
-  assert "only a checkpoint of t5x is written" in capsys.readouterr().err
+  assert "only t5x checkpoints can be written" in capsys.readouterr().err
 
 
 def test_a_bucket_that_cannot_be_reached_is_named(
@@ -291,7 +291,7 @@ def test_what_comes_meanwhile_stays(tmp_path, capsys, monkeypatch):
 def test_bad_steps(tmp_path, capsys, step):
   with pytest.raises(SystemExit):
     convert.main([str(tmp_path), "b", "--to=t5x", f"--step={step}"])
-  assert "is no step" in capsys.readouterr().err
+  assert "is not a step" in capsys.readouterr().err
 
 
 def test_the_current_folder_is_refused(tmp_path, capsys, monkeypatch):

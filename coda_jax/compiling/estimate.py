@@ -1,6 +1,6 @@
-"""What a compiled program needs and costs on one device of a slice.
+"""The memory and time of a compiled program on one device of a slice.
 
-All of it is the compiler's estimate or arithmetic on what it says, not a run.
+All figures are the compiler's estimates, or computed from them; nothing runs.
 """
 
 import re
@@ -18,11 +18,11 @@ from coda_jax.compiling.topologies import Chip
 Row = dict[str, Any]
 
 NOTE = (
-  "By the TPU's compiler, not by a run. Per chip: compute is the compiler's "
-  "own count of cycles. It counts none for collectives, which are bytes over "
-  "links here, nor for kernels, which are their own FLOPs and bytes at the "
-  "chip's peak. A step takes the first of its times if all collectives are "
-  "hidden behind the rest, the second if none is."
+  "Estimates of the TPU's compiler, per chip; nothing was run. Compute is the "
+  "compiler's count of cycles. It has no count for collectives, which are "
+  "bytes over links here, or for kernels, which are their own FLOPs and bytes "
+  "at the chip's peak. A step takes the first of its times if all collectives "
+  "overlap with the rest, the second if none does."
 )
 
 _COLUMNS: Sequence[report.Column] = (
@@ -54,16 +54,16 @@ _COLLECTIVE_COLUMNS: Sequence[report.Column] = (
 
 
 def measure(traced: jax.stages.Traced, chip: Chip, devices: int) -> Row:
-  """Compiles a program, and says what it needs and costs on each device.
+  """Compiles a program and estimates its memory and time on each device.
 
   Args:
-    traced: for devices of a slice.
-    chip: those devices.
-    devices: how many there are.
+    traced: the program, traced for devices of a slice.
+    chip: the kind of device.
+    devices: how many devices.
 
   Returns:
-    {"fits", "peak_bytes", "hbm_bytes", "compile_seconds"}; where the compiler
-    made a program at all, also {"compile_cpu_seconds", "host_peak_bytes" of
+    {"fits", "peak_bytes", "hbm_bytes", "compile_seconds"}; if compilation
+    succeeds, also {"compile_cpu_seconds", "host_peak_bytes" of
     this process so far, "arguments_bytes", "output_bytes",
     "donated_bytes", "temporaries_bytes", "code_bytes", "flops",
     "bytes_accessed", "cycles", "compute_ms", "kernels", "kernels_ms",
@@ -71,7 +71,7 @@ def measure(traced: jax.stages.Traced, chip: Chip, devices: int) -> Row:
     [least, most], "unknown_loops"}.
 
   Raises:
-    RuntimeError: the compiler fails for another reason than memory.
+    RuntimeError: compilation fails, and not for lack of memory.
   """
   start, cpu_start = time.perf_counter(), time.process_time()
   try:
@@ -90,10 +90,10 @@ def measure(traced: jax.stages.Traced, chip: Chip, devices: int) -> Row:
   cpu_seconds = time.process_time() - cpu_start
   memory = compiled.memory_analysis()
   cost = compiled.cost_analysis()
-  found = hlo.costs(compiled.as_text())
-  compute = 1e3 * found.cycles / chip.clock_hz
-  kernels = 1e3 * sum(kernel_seconds(one, chip) for one in found.kernels)
-  exchange = 1e3 * sum(exchange_seconds(x, chip) for x in found.collectives)
+  costs = hlo.costs(compiled.as_text())
+  compute = 1e3 * costs.cycles / chip.clock_hz
+  kernels = 1e3 * sum(kernel_seconds(one, chip) for one in costs.kernels)
+  exchange = 1e3 * sum(exchange_seconds(x, chip) for x in costs.collectives)
   peak = analysis.peak_bytes(compiled) + memory.generated_code_size_in_bytes
   return {
     "fits": peak <= chip.hbm_bytes,
@@ -110,45 +110,45 @@ def measure(traced: jax.stages.Traced, chip: Chip, devices: int) -> Row:
     "code_bytes": memory.generated_code_size_in_bytes,
     "flops": flops.matrix_flops(traced.jaxpr) / devices,
     "bytes_accessed": cost["bytes accessed"],
-    "cycles": found.cycles,
+    "cycles": costs.cycles,
     "compute_ms": compute,
-    "kernels": sum(one.times for one in found.kernels),
+    "kernels": sum(one.times for one in costs.kernels),
     "kernels_ms": kernels,
-    "collectives": by_kind(found.collectives),
+    "collectives": by_kind(costs.collectives),
     "collectives_ms": exchange,
     "step_ms": [
       max(compute + kernels, exchange),
       compute + kernels + exchange,
     ],
-    "unknown_loops": found.unknown_loops,
+    "unknown_loops": costs.unknown_loops,
   }
 
 
 def needed_bytes(message: str) -> int | None:
-  """The memory that the compiler says a program would need.
+  """The memory that a program would need, from the compiler's error.
 
   Args:
-    message: of its error.
+    message: the error's text.
 
   Returns:
     Bytes, None if the error is about something else.
   """
-  found = re.search(
+  match = re.search(
     r"(?:Used|temporaries \(|requires) ?([\d.]+)([KMGT]?)\)? (?:of|exceeds)",
     message,
   )
-  if "RESOURCE_EXHAUSTED" not in message or found is None:
+  if "RESOURCE_EXHAUSTED" not in message or match is None:
     return None
-  power = " KMGT".index(found[2] or " ")
-  return int(float(found[1]) * 1024**power)
+  power = " KMGT".index(match[2] or " ")
+  return int(float(match[1]) * 1024**power)
 
 
 def exchange_seconds(one: hlo.Collective, chip: Chip) -> float:
   """The time of a collective over a ring of neighbours, both ways at once.
 
-  Rings use one of the two or three dimensions of the network, so that a good
-  schedule may be faster; one across a slice's edge is slower where the slice
-  does not wrap around.
+  A ring uses one of the two or three dimensions of the network, so a good
+  schedule may be faster. Where the slice does not wrap around, a ring across
+  its edge is slower.
   """
   share = (one.group - 1) / one.group
   if one.kind == "all-reduce":  # A reduce-scatter, and an all-gather of it.
@@ -159,30 +159,30 @@ def exchange_seconds(one: hlo.Collective, chip: Chip) -> float:
 
 
 def kernel_seconds(one: hlo.Kernel, chip: Chip) -> float:
-  """The time of a kernel that is held up by nothing but the chip's peak."""
+  """The time of a kernel that runs at the chip's peak."""
   arithmetic = (one.flops or 0.0) / chip.flops
   return one.times * max(arithmetic, one.bytes / chip.bandwidth)
 
 
 def by_kind(collectives: Sequence[hlo.Collective]) -> dict[str, dict[str, int]]:
-  """How many there are of each kind, and bytes of their whole arrays."""
-  found: dict[str, dict[str, int]] = {}
+  """{kind: how many there are, and the bytes of their whole arrays}."""
+  totals: dict[str, dict[str, int]] = {}
   for one in collectives:
-    total = found.setdefault(one.kind, {"count": 0, "bytes": 0})
+    total = totals.setdefault(one.kind, {"count": 0, "bytes": 0})
     total["count"] += one.times
     total["bytes"] += one.times * one.bytes
-  return found
+  return totals
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The rows as text; columns that no row has a number for are left out."""
+  """The rows as text, without columns that are empty in every row."""
   shown = [_readable(row) for row in rows]
   columns = [c for c in _COLUMNS if any(row.get(c[1]) for row in shown)]
   return report.table(columns, shown)
 
 
 def collectives(rows: Sequence[Mapping[str, Any]]) -> str:
-  """What the chips exchange by kind, as text; empty where that is nothing."""
+  """The collectives by kind, as text; empty if there are none."""
   shown = [
     {**row, "kind": kind, "count": one["count"], "gb": one["bytes"] / 1e9}
     for row in rows

@@ -1,6 +1,6 @@
 """Counts the arithmetic of a traced program.
 
-The compiler's own count has the body of a loop once, however often it runs.
+The compiler's own count takes the body of a loop once, however often it runs.
 """
 
 import math
@@ -12,12 +12,12 @@ from jax.extend import core
 def matrix_flops(jaxpr: Any) -> int:
   """Floating-point operations of a program's matrix products.
 
-  Two a multiply-add. The body of a `scan` counts as often as it runs, that of
-  a `while` once, since what ends it may depend on the data; of branches counts
-  the dearest one.
+  Two a multiply-add. The body of a `scan` counts as often as it runs. The body
+  of a `while` counts once, since its end may depend on the data. A conditional
+  counts as its most expensive branch.
 
   Args:
-    jaxpr: of the whole program, on all devices together.
+    jaxpr: the whole program, for all devices together.
   """
   total = 0
   for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -40,8 +40,8 @@ def matrix_flops(jaxpr: Any) -> int:
 def _jaxprs(params: dict[str, Any]) -> list[Any]:
   """The programs within an equation."""
   kinds = (core.Jaxpr, core.ClosedJaxpr)
-  found = []
+  inner = []
   for value in params.values():
     several = value if isinstance(value, tuple | list) else (value,)
-    found += [one for one in several if isinstance(one, kinds)]
-  return found
+    inner += [one for one in several if isinstance(one, kinds)]
+  return inner

@@ -1,8 +1,8 @@
-"""Reads what a program costs from the text of a compiled TPU program.
+"""Reads the cost of a compiled TPU program from its text.
 
-The compiler writes beside most instructions how many cycles it expects them to
-take. It writes none beside collectives, nor beside kernels (Mosaic's calls);
-those are listed apart, with their bytes.
+The compiler writes its estimate of cycles next to most instructions, but not
+next to collectives and kernels (Mosaic's calls); those are listed apart, with
+their bytes.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ COLLECTIVES = (
   "reduce-scatter",
 )
 
-_BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}  # Others end in them.
+# Bits of each dtype; the names of other dtypes end in their number of bits.
+_BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 # A type holds no lower-case word before a parenthesis that follows a space.
@@ -48,8 +49,8 @@ class Collective:
 
   Attributes:
     kind: one of `COLLECTIVES`.
-    bytes: of the whole array that it makes or takes, on one device.
-    group: devices that take part together.
+    bytes: size of the whole array, on one device.
+    group: how many devices take part together.
     times: how often it runs in a call of the program.
   """
 
@@ -61,11 +62,11 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """A Mosaic kernel; its author's estimate, or the bytes of its arrays.
+  """A Mosaic kernel, with its author's estimate or the bytes of its arrays.
 
   Attributes:
-    flops: operations, None where its author did not say.
-    bytes: moved.
+    flops: operations, None where the author gave no estimate.
+    bytes: bytes that it moves.
     times: how often it runs in a call of the program.
   """
 
@@ -76,15 +77,15 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """What a program costs on one device.
+  """The cost of a program on one device.
 
   Attributes:
     cycles: the compiler's estimate, without `collectives` and `kernels`.
-    by_name: {where in the model, as jax names it: cycles}.
+    by_name: {jax's name of the place in the model: cycles}.
     collectives: in the order of the text.
-    kernels: likewise.
-    unknown_loops: loops whose number of trips is not in the text; their bodies
-      count once.
+    kernels: in the order of the text.
+    unknown_loops: loops whose number of trips is unknown; their bodies count
+      once.
   """
 
   cycles: int
@@ -115,14 +116,14 @@ def costs(text: str) -> Costs:
     instructions = computations[computation]
     for one in instructions:
       cycles = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
-      # A fusion's instructions run as one, and it has the estimate.
+      # The instructions of a fusion run as one; the fusion has the estimate.
       if cycles and not is_fused:
         place = re.search(r'op_name="([^"]*)"', one.rest)
         name = place[1] if place else one.opcode
         by_name[name] = by_name.get(name, 0) + times * int(cycles[1])
       kind = one.opcode.removesuffix("-start")
       if kind in COLLECTIVES:
-        # One that runs beside others is in several fusions, by one channel.
+        # An overlapped collective is in several fusions, with one channel.
         channel = re.search(r"channel_id=(\d+)", one.rest)
         key = channel[1] if channel else one.name
         if key not in seen:
@@ -132,9 +133,9 @@ def costs(text: str) -> Costs:
         kernels.append(_kernel(one, instructions, times))
       trips = 1
       if one.opcode == "while":
-        found = _trips(one, computations)
-        unknown_loops += found is None
-        trips = found or 1
+        known = _trips(one, computations)
+        unknown_loops += known is None
+        trips = known or 1
       for called in _called(one):
         if called in computations:
           fused = is_fused or one.opcode == "fusion"
@@ -150,7 +151,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
   """The instructions of each computation, and the name of the first to run.
 
   Raises:
-    ValueError: the text is not that of a compiled program.
+    ValueError: not the text of a compiled program.
   """
   computations: dict[str, list[Instruction]] = {}
   entry, current = None, None
@@ -159,12 +160,12 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
       current = computations.setdefault(header[2], [])
       if header[1]:
         entry = header[2]
-    elif current is not None and (found := _INSTRUCTION.match(line)):
-      current.append(Instruction(*found.groups()))
+    elif current is not None and (match := _INSTRUCTION.match(line)):
+      current.append(Instruction(*match.groups()))
   if entry is None:
     raise ValueError(
-      f"no ENTRY in a program's text that begins with {text[:40]!r}; expected "
-      "what compiled.as_text() gives"
+      f"no ENTRY in a program that begins with {text[:40]!r}; expected the "
+      "text of compiled.as_text()"
     )
   return computations, entry
 
@@ -192,14 +193,14 @@ def _called(one: Instruction) -> Iterator[str]:
 def _trips(
   loop: Instruction, computations: Mapping[str, Sequence[Instruction]]
 ) -> int | None:
-  """How often a loop runs at most, None if that is not written."""
+  """How often a loop runs at most, None if the text does not say."""
   if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
     return int(known[1])
   condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)[1]
   constants = {
-    one.name: int(found[1])
+    one.name: int(match[1])
     for one in computations[condition]
-    if one.opcode == "constant" and (found := re.match(r"(\d+)\)", one.rest))
+    if one.opcode == "constant" and (match := re.match(r"(\d+)\)", one.rest))
   }
   for one in computations[condition]:
     if one.opcode == "compare" and "direction=LT" in one.rest:
@@ -211,7 +212,7 @@ def _trips(
 
 def _collective(kind: str, one: Instruction, times: int) -> Collective:
   sizes = type_bytes(one.type)
-  # A start gives what it was given, too, and the larger one is the whole.
+  # A start returns its input too; the larger of the two is the whole.
   size = max(sizes) if one.opcode.endswith("-start") else sum(sizes)
   group = _group(one.rest)
   if kind == "reduce-scatter":
@@ -230,7 +231,7 @@ def _group(rest: str) -> int:
     return int(iota[1])
   if first := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
     return len(first[1].split(","))
-  return 2  # Pairs, of a permutation.
+  return 2  # A permutation's pairs.
 
 
 def _kernel(

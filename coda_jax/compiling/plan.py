@@ -11,7 +11,7 @@ from coda_jax import partitioning
 from coda_jax.compiling import estimate, topologies
 from coda_jax.compiling.variants import Variant
 
-# The name of a program, and how to trace it for a variant and a mesh.
+# {name of a program: traces it for a variant and a mesh}.
 Programs = Mapping[str, Callable[[Variant, Mesh], jax.stages.Traced]]
 
 
@@ -22,30 +22,31 @@ def compile_for(
   mesh: Mapping[str, int],
   batches: Mapping[str, int],
 ) -> Iterator[estimate.Row]:
-  """Compiles every variant's programs, slice after slice, smallest first.
+  """Compiles every variant's programs for one slice after another.
 
-  A variant whose programs all fit a slice is not compiled for those after it.
+  It starts with the smallest slice. A variant whose programs all fit a slice is
+  not compiled for larger ones.
 
   Args:
     slices: names, in any order.
-    variants: of a model.
-    programs: that are run together.
-    mesh: {"data", "fsdp", "model"}, one of them -1 for what the slice has.
+    variants: the variants of a model.
+    programs: the programs that each variant needs.
+    mesh: {"data", "fsdp", "model"}, one of them -1 for all other devices.
     batches: {name, for messages: examples that a mesh must divide}.
 
   Yields:
-    A row of `estimate.measure` each time, with {"program", "method",
+    One row of `estimate.measure` for each program, with {"program", "method",
     "reduction", "slice", "chips", "mesh"}.
 
   Raises:
-    ModuleNotFoundError, ValueError: a slice, mesh, model or batch that do not
-      go together; before anything is compiled.
+    ModuleNotFoundError, ValueError: a slice, mesh, model or batch that does not
+      fit the others. Raised before anything is compiled.
   """
-  # All of them first: a slip in the last name should not cost an hour.
-  found = sorted(map(topologies.get, slices), key=_memory)
-  meshes = [_checked_mesh(one, mesh, variants, batches) for one in found]
+  # Check all of them first: a typo in the last name should not cost an hour.
+  ordered = sorted(map(topologies.get, slices), key=_memory)
+  meshes = [_checked_mesh(one, mesh, variants, batches) for one in ordered]
   left = list(variants)
-  for where, grid in zip(found, meshes, strict=True):
+  for where, grid in zip(ordered, meshes, strict=True):
     for variant in tuple(left):
       fits = True
       for name, trace in programs.items():
@@ -61,7 +62,7 @@ def compile_for(
           or "none",
           **estimate.measure(trace(variant, grid), where.chip, grid.size),
         }
-        # A program of this size should not meet the next one in memory.
+        # Free this program before the next one: both may be large.
         jax.clear_caches()
         gc.collect()
         fits = fits and row["fits"]
@@ -82,7 +83,7 @@ def _checked_mesh(
   variants: Sequence[Variant],
   batches: Mapping[str, int],
 ) -> Mesh:
-  """The mesh of a slice, if all that is to be compiled goes with it."""
+  """The mesh of a slice, checked against every model and batch."""
   try:
     mesh = partitioning.mesh_of(sizes, where.devices)
     for name, size in batches.items():
@@ -98,8 +99,8 @@ def summary(rows: Sequence[estimate.Row], slices: Sequence[str]) -> list[str]:
   """A line for each method and r: the smallest slice that fits, and the time.
 
   Args:
-    rows: of `compile_for`.
-    slices: that it was given.
+    rows: the rows of `compile_for`.
+    slices: the slices that it was given.
   """
   lines = []
   for label, of_label in _by_variant(rows).items():
@@ -121,7 +122,7 @@ def summary(rows: Sequence[estimate.Row], slices: Sequence[str]) -> list[str]:
 
 
 def all_fit(rows: Sequence[estimate.Row]) -> bool:
-  """Whether every method and r found a slice that all its programs fit."""
+  """Whether every method and r has a slice that all its programs fit."""
   return all(
     all(row["fits"] for row in rows if row["slice"] == rows[-1]["slice"])
     for rows in _by_variant(rows).values()

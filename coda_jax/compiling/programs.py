@@ -1,6 +1,6 @@
 """The programs of training and inference, traced from shapes alone.
 
-They are those that the entry points run, for devices that are not there:
+They are the programs of the entry points, for devices of another machine:
 nothing is allocated, read or computed.
 """
 
@@ -40,12 +40,12 @@ def train_step(
     model: a `Transformer`.
     mesh: of the devices to compile for.
     transform: the optimizer.
-    trained_patterns: as of `params.split`.
+    trained_patterns: see `params.split`.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
     batch_size: examples of the whole batch.
-    microbatches: as of `steps.make_train_step`.
+    microbatches: see `steps.make_train_step`.
     frozen_dtype: of the leaves that are not trained.
-    **step_options: likewise.
+    **step_options: further arguments of `steps.make_train_step`.
 
   Raises:
     ValueError: the mesh does not divide the model or the batch.
@@ -89,7 +89,7 @@ def eval_step(
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
 ) -> jax.stages.Traced:
-  """The loss of a batch; arguments as of `train_step`."""
+  """The loss of a batch; for the arguments see `train_step`."""
   params, rows = _inference(model, mesh, batch_size)
   shapes = _batch_shapes(batch_size, task_feature_lengths)
   with partitioning.under(mesh):
@@ -117,7 +117,7 @@ def generate(
     mesh: of the devices to compile for.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
     batch_size: inputs of the whole batch.
-    **options: of `decoding.generate`.
+    **options: further arguments of `decoding.generate`.
 
   Raises:
     ValueError: the mesh does not divide the model or the batch.
@@ -133,7 +133,7 @@ def generate(
 def encode(
   model: Transformer, mesh: Mesh, *, length: int, batch_size: int
 ) -> jax.stages.Traced:
-  """The encoder alone, on weights in the dtype that it computes in.
+  """The encoder alone, with weights in the dtype of its computation.
 
   Args:
     model: a `Transformer`.
@@ -160,7 +160,7 @@ def score(
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
 ) -> jax.stages.Traced:
-  """The log probability of given targets; arguments as of `generate`."""
+  """The log probability of targets; for the arguments see `generate`."""
   lengths = (task_feature_lengths["inputs"], task_feature_lengths["targets"])
   return _call(decoding.score, model, mesh, batch_size, *lengths)
 
@@ -211,7 +211,7 @@ def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
 def _batch_shapes(
   batch_size: int, lengths: Mapping[str, int]
 ) -> dict[str, tuple[int, int]]:
-  """What seqio's EncDecFeatureConverter gives, without packing."""
+  """The arrays of seqio's EncDecFeatureConverter, without packing."""
   targets = (batch_size, lengths["targets"])
   return {
     "encoder_input_tokens": (batch_size, lengths["inputs"]),

@@ -1,6 +1,6 @@
-"""TPU slices by name, and what one of their devices can do.
+"""TPU slices by name, and the figures of their devices.
 
-`libtpu` compiles for any of them on a machine that has none.
+`libtpu` compiles for any of them on a machine without a TPU.
 """
 
 import importlib.util
@@ -21,8 +21,8 @@ class Chip(NamedTuple):
     clock_hz: cycles a second: the published peak over the operations a cycle
       of the matrix units.
     link_bandwidth: of one link to a neighbour, bytes a second and direction.
-    slices: shapes that the compiler knows, smallest first; of two dimensions
-      they are all that there are.
+    slices: shapes that the compiler knows, smallest first; complete for
+      generations with two dimensions.
   """
 
   hbm_bytes: int
@@ -47,7 +47,7 @@ CHIPS = {
   "v6e": Chip(int(31.25 * _GIB), 918e12, 1640e9, 1.75e9, 90e9, _FLAT),
 }
 
-# What libtpu would ask the machine for, at length and in vain.
+# libtpu would ask the machine for these, and wait long for no answer.
 _ENVIRONMENT = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # Nothing here holds a device.
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -62,8 +62,8 @@ class Slice(NamedTuple):
 
   Attributes:
     name: such as "v5e:4x4".
-    chip: of each device.
-    devices: what a mesh is made of; nothing can be put on them.
+    chip: the kind of each device.
+    devices: devices to build a mesh of; they can't hold arrays.
   """
 
   name: str
@@ -75,20 +75,20 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
   """The generation and the shape of a slice: "v5e:4x4" -> ("v5e", (4, 4)).
 
   Raises:
-    ValueError: no such generation, or not a shape of its kind.
+    ValueError: an unknown generation, or not one of its shapes.
   """
-  found = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
-  generation = found[1] if found else name.partition(":")[0]
+  match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
+  generation = match[1] if match else name.partition(":")[0]
   if generation not in CHIPS:
     raise ValueError(
       f"no TPU slice {name!r}; expected GENERATION:SHAPE, such as "
       f"{'; '.join(map(_examples, CHIPS))}"
     )
-  shape = tuple(map(int, found[2].split("x"))) if found else ()
+  shape = tuple(map(int, match[2].split("x"))) if match else ()
   known = CHIPS[generation].slices
-  # The compiler would take any flat one of whole hosts, however large.
+  # The compiler would accept any flat shape of whole hosts, however large.
   if len(shape) != known[0].count("x") + 1 or (
-    len(shape) == 2 and found[2] not in known
+    len(shape) == 2 and match[2] not in known
   ):
     raise ValueError(
       f"no TPU slice {name!r}; expected one such as {_examples(generation)}"
@@ -100,8 +100,8 @@ def get(name: str) -> Slice:
   """A slice by its name.
 
   Raises:
-    ModuleNotFoundError: there is no compiler for TPUs.
-    ValueError: there is no such slice.
+    ModuleNotFoundError: libtpu is not installed.
+    ValueError: an unknown slice.
   """
   generation, shape = parse(name)
   if importlib.util.find_spec("libtpu") is None:
@@ -112,10 +112,10 @@ def get(name: str) -> Slice:
     )
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
-  # By itself, libtpu takes four chips a host and knows no single one.
+  # By default libtpu takes four chips a host, and refuses a single chip.
   bounds = {"chips_per_host_bounds": (1, 1, 1)} if set(shape) == {1} else {}
   try:
-    found = topologies.get_topology_desc(
+    topology = topologies.get_topology_desc(
       platform="tpu", topology_name=name, **bounds
     )
   except RuntimeError as error:
@@ -123,7 +123,7 @@ def get(name: str) -> Slice:
       f"no TPU slice {name!r}; expected one such as {_examples(generation)}. "
       f"The compiler says: {error}"
     ) from error
-  return Slice(name, CHIPS[generation], list(found.devices))
+  return Slice(name, CHIPS[generation], list(topology.devices))
 
 
 def _examples(generation: str) -> str:

@@ -1,9 +1,9 @@
-"""Batches of few shapes out of inputs of many lengths.
+"""Batches of few shapes from inputs of many lengths.
 
-A compiled program takes one shape. Inputs are sorted by length inside a window,
-cut into batches of one size, and each batch is padded to the next of a few
-lengths: there are as many programs as lengths, and little padding. Padding
-changes no result, so the lengths are a matter of speed alone.
+A compiled program takes one shape. Inputs are sorted by length inside a window
+and cut into batches of one size; each batch is padded to the next of a few
+lengths. So there are few programs, and little padding. Padding never changes a
+result: the lengths affect speed alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +17,11 @@ SHORTEST = 16
 
 
 class Batch(NamedTuple):
-  """What goes through the model at once.
+  """Inputs that go through the model together.
 
   Attributes:
-    places: of its inputs, in the window.
-    length: to pad them to.
+    places: positions of the inputs in the window.
+    length: the length to pad them to.
   """
 
   places: list[int]
@@ -64,7 +64,7 @@ def plan(
 def pad(
   rows: Sequence[Sequence[int]], batch_size: int, length: int
 ) -> np.ndarray:
-  """int32 [batch_size, length]: the rows, then 0 in every direction."""
+  """int32 [batch_size, length]: the rows, filled up with 0."""
   batch = np.zeros((batch_size, length), np.int32)
   for i, row in enumerate(rows):
     batch[i, : len(row)] = row
@@ -74,7 +74,7 @@ def pad(
 def windows(examples: Iterable[T], size: int) -> Iterator[list[T]]:
   """Cuts a stream into lists of `size`, the last one shorter.
 
-  Where the stream fails, whatever it is, what came before is yielded first.
+  If the stream raises, the examples before the error are yielded first.
   """
   window: list[T] = []
   try:

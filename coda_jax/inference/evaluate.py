@@ -18,7 +18,7 @@ from coda_jax.training.evaluation import Evaluation
 
 Row = dict[str, Any]
 
-# What every evaluation has, beside the task's own metrics.
+# The results of every evaluation; a task adds its own metrics.
 _LOSSES = ("loss", "token_accuracy")
 _SPEED_COLUMNS = (
   ("encoder ms", "encoder_ms", "{:.3g}"),
@@ -49,33 +49,34 @@ def evaluate(
   """Evaluates checkpoints, times them in turn, and prints one table.
 
   Args:
-    checkpoint_path: a model's folder, an adapter's, a run's checkpoints/N,
-      or a folder of such folders, as for `folders.find`.
+    checkpoint_path: a model folder, an adapter folder, a run's checkpoints/N,
+      or a folder of such folders; see `folders.find`.
     eval_output_dir: gets `results.json`, rewritten after each evaluation,
       `predictions/CHECKPOINT/rR/TASK.jsonl`, and `accuracy_speed.png`.
     mixture_or_task_name: known to seqio.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
-    batch_size: examples a batch, of what is timed too.
+    batch_size: examples a batch, also when timing.
     split: of the task.
-    num_examples: the first so many of the split; None for all.
-    initial_checkpoint_path: the pretrained model that adapters go on.
-    reductions: the r at which to run each checkpoint that routes; None takes
+    num_examples: how many examples to evaluate, from the start of the split;
+      None for all.
+    initial_checkpoint_path: the pretrained model of the adapters.
+    reductions: values of r to run each checkpoint that routes at; None takes
       its own. In a folder, a checkpoint that does not route is run as it is.
-    weights: "float", "int8" or both, one after the other: what the backbone's
-      projections are run with, see `quantization.int8`.
-    metric: the one of the plot; None takes the task's first.
+    weights: "float", "int8" or both: the weights of the backbone's projections,
+      see `quantization.int8`.
+    metric: the metric of the plot; None takes the task's first.
     generate: arguments of `coda_jax.generate`.
     dtype: of the computation, "float32" or "bfloat16".
-    repeats: how often each model is timed, the median counts; 0 for no times
-      and no plot.
-    mesh: as for `partitioning.mesh_of`.
+    repeats: how often each model is timed, for the median; 0 for no times and
+      no plot.
+    mesh: see `partitioning.mesh_of`.
 
   Returns:
-    A row for each checkpoint, r and weights: {"checkpoint", "reduction",
-    "weights", "metrics"} and, where it was timed, what
-    `analysis.inference_costs` gives. Speed-ups are over the first row. Rows of
-    one shape, r and weights share their times, which were taken with the first
-    one's parameters.
+    One row for each checkpoint, r and weights: {"checkpoint", "reduction",
+    "weights", "metrics"} and, if timed, the columns of
+    `analysis.inference_costs`. Speed-ups are over the first row. Rows of one
+    shape, r and weights share their times, measured with the parameters of the
+    first.
 
   Raises:
     FileNotFoundError, ValueError: arguments or checkpoints that do not fit.
@@ -122,8 +123,8 @@ def evaluate(
         if not math.isfinite(metrics["loss"]):
           raise FloatingPointError(
             f"{path}: the loss is {metrics['loss']}; its parameters are "
-            "damaged, or training had diverged. What was evaluated before "
-            f"is in {folder / 'results.json'}"
+            "damaged, or training had diverged. Earlier results are in "
+            f"{folder / 'results.json'}"
           )
         rows.append(row)
         metric = metric or _first_metric(metrics)
@@ -201,7 +202,7 @@ def _row(
 
 
 def _first_metric(metrics: Mapping[str, float]) -> str:
-  """The task's first metric, or how many tokens were right if it has none."""
+  """The task's first metric, or the token accuracy if it has none."""
   own = [n for n in metrics if n not in _LOSSES and "routing/" not in n]
   return own[0] if own else "token_accuracy"
 
@@ -260,4 +261,4 @@ def _plot(path: Path, rows: Sequence[Row], metric: str) -> None:
   except ModuleNotFoundError as error:
     if error.name != "matplotlib":
       raise
-    print("no plot: it needs matplotlib, pip install 'coda_jax[bench]'")
+    print("no plot: matplotlib is missing; pip install 'coda_jax[bench]'")

@@ -26,10 +26,10 @@ def write_lines(path: pathlib.Path, records: Iterable[Record]) -> None:
 
 
 def append(file: TextIO, records: Iterable[Record]) -> None:
-  """Adds JSON lines, and hands them to the operating system.
+  """Adds JSON lines, and flushes them to the operating system.
 
   Raises:
-    OSError: it does not take them, naming the file.
+    OSError: the file can't be written; the message names it.
   """
   name = getattr(file, "name", STDOUT)
   for record in records:
@@ -46,13 +46,13 @@ def opened(
 ) -> Iterator[TextIO]:
   """Opens `folder/name` at its end, or standard output for "-".
 
-  A last line that a killed run has left half-written is dropped. Where nobody
-  reads standard output any more, the body ends, as if it had all been written.
+  A half-written last line of a killed run is dropped. If the reader of standard
+  output goes away, the body ends without an error.
 
   Args:
-    folder: made if it is not there.
-    name: of the file.
-    depends_on: what the results depend on; kept beside them.
+    folder: made if it does not exist.
+    name: the name of the file.
+    depends_on: settings that the results depend on; kept in a file next to it.
 
   Raises:
     ValueError: the file has results of other settings, or another process is
@@ -74,7 +74,7 @@ def opened(
     try:
       yield file
     except BaseException:
-      # What could not be written is tried once more, and has been reported.
+      # Closing tries once more to write; the error was reported already.
       with contextlib.suppress(OSError):
         file.close()
       raise
@@ -82,15 +82,15 @@ def opened(
 
 
 def skip_done(file: TextIO, examples: Iterator[Example]) -> int:
-  """Takes from `examples` those whose results `file` has; their number.
+  """Skips the examples whose results `file` has, and returns their number.
 
   Raises:
-    ValueError: a result is not that of the input in its place.
+    ValueError: a result belongs to another input.
   """
   if file is sys.stdout:
     return 0
   done = 0
-  # In bytes: what is no text is found in its line.
+  # As bytes, so that a line that is not text is named by its number.
   with open(file.name, "rb") as lines:
     for done, line in enumerate(lines, 1):
       example = next(examples, None)
@@ -99,9 +99,9 @@ def skip_done(file: TextIO, examples: Iterator[Example]) -> int:
         if example is not None:
           expected = f"input {example.index}, {example.input[:60]!r}"
         raise ValueError(
-          f"{file.name}, line {done}: not the result of what is to be answered "
-          f"now, {expected}; give the inputs that it was begun with, or choose "
-          "another INFER_OUTPUT_DIR"
+          f"{file.name}, line {done}: does not match the current input "
+          f"({expected}); use the original inputs, or choose another "
+          "INFER_OUTPUT_DIR"
         )
   return done
 
@@ -115,31 +115,31 @@ def _is_result_of(line: bytes, example: Example | None) -> bool:
     return False
   if not isinstance(record, dict):
     return False
-  found = [record.get(name) for name in ("index", "input", "target")]
-  return found == [example.index, example.input, example.target]
+  fields = [record.get(name) for name in ("index", "input", "target")]
+  return fields == [example.index, example.input, example.target]
 
 
 @contextlib.contextmanager
 def _naming(path: Any) -> Iterator[None]:
-  """Names the file that can't be written inside, as on a full disk."""
+  """Names the file in an error of writing, as on a full disk."""
   try:
     yield
   except BrokenPipeError:
     raise
   except OSError as error:
     raise OSError(
-      f"{path} can't be written: {error.strerror}; see to that, and start "
-      "again to go on"
+      f"cannot write {path}: {error.strerror}. Fix that, and run the same "
+      "command to resume"
     ) from error
 
 
 @contextlib.contextmanager
 def _while_read() -> Iterator[None]:
-  """Ends without an error where the reader of standard output has gone."""
+  """Ends without an error when the reader of standard output goes away."""
   try:
     yield
   except BrokenPipeError:
-    # Python flushes it again at its end.
+    # Python flushes standard output once more at its end.
     with open(os.devnull, "wb") as nowhere:
       os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -151,9 +151,9 @@ def _drop_half_line(path: pathlib.Path) -> None:
     while end:
       start = max(0, end - (1 << 16))
       file.seek(start)
-      found = file.read(end - start).rfind(b"\n")
-      if found >= 0:
-        file.truncate(start + found + 1)
+      last = file.read(end - start).rfind(b"\n")
+      if last >= 0:
+        file.truncate(start + last + 1)
         return
       end = start
     file.truncate(0)

@@ -1,4 +1,4 @@
-"""How far inference is, and how fast it goes, on standard error."""
+"""The progress and the speed of inference, on standard error."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ class Progress:
     """Starts the clock.
 
     Args:
-      done: inputs that an earlier run has answered.
+      done: how many inputs an earlier run has answered.
       bar: show a bar.
       period: seconds between lines.
     """
@@ -28,7 +28,7 @@ class Progress:
     )
 
   def add(self, examples: int, tokens: int) -> None:
-    """Counts a batch that is done: its inputs, and tokens read and written."""
+    """Counts a finished batch: its inputs, and tokens read and written."""
     self._examples += examples
     self._tokens += tokens
     now = time.perf_counter()

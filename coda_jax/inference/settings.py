@@ -1,4 +1,4 @@
-"""What results depend on: a file of them goes on with the same alone."""
+"""The settings that results depend on; a file is resumed with the same only."""
 
 import hashlib
 import json
@@ -22,35 +22,35 @@ def check(results: pathlib.Path, now: Settings) -> None:
   """Checks that results were begun with these settings.
 
   Args:
-    results: the file that has them.
-    now: the settings of the run that is to go on.
+    results: the file of results.
+    now: the settings of the run that resumes it.
 
   Raises:
-    ValueError: naming the first setting that is another one.
+    ValueError: a setting differs; the message names the first one.
   """
-  now = json.loads(json.dumps(now))  # As JSON has them, without tuples.
+  now = json.loads(json.dumps(now))  # JSON turns tuples into lists.
   before = {}
   if path_for(results).exists():
     before = files.read_json(path_for(results))
   for name in {**before, **now}:
     if before.get(name) != now.get(name):
       raise ValueError(
-        f"{results} was begun with {name} = {before.get(name)!r}, now it is "
-        f"{now.get(name)!r}; choose another INFER_OUTPUT_DIR, or remove that "
-        "file to start over"
+        f"{results} was started with {name} = {before.get(name)!r}, but it is "
+        f"{now.get(name)!r} now; use the original value, choose another "
+        "INFER_OUTPUT_DIR, or remove that file to start over"
       )
 
 
 def of_model(model: Transformer, params: params_lib.Params) -> str:
   """A SHA-256 over a model's shape and all its parameters.
 
-  The path of a checkpoint does not tell what is in it.
+  The path of a checkpoint would not identify its content.
   """
   found = leaves.digest(leaves.leaves_of(params))
   return hashlib.sha256(f"{model.config} {found}".encode()).hexdigest()
 
 
 def of_vocabulary(vocabulary: Any) -> str:
-  """What tells one of seqio's vocabularies from another, not where it is."""
+  """A text that identifies a seqio vocabulary by its content, not its path."""
   pieces = hashlib.sha256(getattr(vocabulary, "sp_model", b"")).hexdigest()
   return f"{type(vocabulary).__name__} {vocabulary.vocab_size} {pieces}"

@@ -12,23 +12,23 @@ MODES = ("max", "min")
 
 
 class Best:
-  """Keeps `MODEL_DIR/best/`, with `metrics.json` beside what was trained.
+  """Keeps `MODEL_DIR/best/`: the trained parameters, and `metrics.json`.
 
   Attributes:
-    step: of the best evaluation so far, those before a resumption included;
-      None before the first.
+    step: the step of the best evaluation so far, also before a resumption;
+      None before the first evaluation.
   """
 
   def __init__(self, model_dir: str | Path, metric: str, mode: str = "max"):
-    """Reads what an earlier part of the run found.
+    """Reads the best evaluation of an earlier part of the run.
 
     Args:
       model_dir: of the run.
       metric: its name in the evaluation's results, such as "accuracy".
-      mode: "max" or "min", which of two values is better.
+      mode: "max" if larger values are better, "min" if smaller ones are.
 
     Raises:
-      ValueError: another mode, or `best/` is by another metric or mode.
+      ValueError: an unknown mode, or `best/` has another metric or mode.
     """
     if mode not in MODES:
       raise ValueError(f"best_mode={mode!r}; expected one of {MODES}")
@@ -42,20 +42,21 @@ class Best:
     record = self._folder / "metrics.json"
     if not record.exists():
       return None, None
-    found = files.read_json(record)
+    fields = files.read_json(record)
     with files.naming(record):
       metric, step, results = (
-        found[name] for name in ("metric", "step", "results")
+        fields[name] for name in ("metric", "step", "results")
       )
     if metric != self._metric:
       raise ValueError(
-        f"{record} is of the metric {metric!r}, and best_metric is "
-        f"{self._metric!r}; choose one of them, or another MODEL_DIR"
+        f"{record} was written for metric {metric!r}, but best_metric is "
+        f"{self._metric!r}; set BEST_METRIC to {metric!r}, or choose another "
+        "MODEL_DIR"
       )
-    if found.get("mode", self._mode) != self._mode:
+    if fields.get("mode", self._mode) != self._mode:
       raise ValueError(
-        f"{record} is of best_mode={found['mode']!r}, and now it is "
-        f"{self._mode!r}; choose one of them, or another MODEL_DIR"
+        f"{record} was written for best_mode={fields['mode']!r}, but it is "
+        f"{self._mode!r} now; set it to the former, or choose another MODEL_DIR"
       )
     with files.naming(record):
       return int(step), float(results[metric])
@@ -69,13 +70,13 @@ class Best:
     """Keeps what `save` writes if `results` are the best so far.
 
     Args:
-      step: of the evaluation.
-      results: what it measured.
-      save: writes the model into a folder; called in every process, and the
-        first one's folder counts.
+      step: the step of the evaluation.
+      results: its results by name.
+      save: writes the model into a folder; called in every process, and only
+        the first one writes.
 
     Returns:
-      Whether they are.
+      Whether they are the best.
 
     Raises:
       ValueError: the results lack the metric.
@@ -86,12 +87,12 @@ class Best:
         f"{sorted(results)}; name one of them"
       )
     value = results[self._metric]
-    if not math.isfinite(value):  # No number is better than this one.
+    if not math.isfinite(value):  # NaN is never the best.
       return False
     if self._value is not None and (value - self._value) * self._sign <= 0:
       return False
     if hosts.is_first():
-      # Whole or not at all: the metrics and the model that they are of.
+      # The model and its metrics are replaced together.
       record = {
         "step": step,
         "metric": self._metric,

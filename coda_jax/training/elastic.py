@@ -1,7 +1,7 @@
 """Elastic training: a reduction factor sampled for each step.
 
-Routers, adapters and norms have the same shapes at every r, so that one set of
-parameters can be trained for all, and then served at any.
+Routers, adapters and norms have the same shapes at every r, so one set of
+parameters can be trained for all of them, and then served at any.
 """
 
 from collections.abc import Sequence

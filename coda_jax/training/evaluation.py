@@ -17,8 +17,7 @@ from coda_jax.training import hosts, inputs, steps
 class Evaluation:
   """Evaluates parameters on one split of a task or mixture.
 
-  Built once a run, so that the steps are compiled and the task's targets are
-  prepared once.
+  A run builds it once, so steps are compiled and targets prepared once.
   """
 
   def __init__(
@@ -42,7 +41,8 @@ class Evaluation:
       split: "validation", "test"...
       task_feature_lengths: {"inputs": n, "targets": m}.
       batch_size: examples a batch.
-      num_examples: the first so many of the split; None for all.
+      num_examples: how many examples to evaluate, from the start of the split;
+        None for all.
       predict: also generate, and compute the task's own metrics.
       generate: arguments of `coda_jax.generate`, such as {"method": "beam"}.
       sharding: of batches, `partitioning.batch_sharding`; None for one device.
@@ -77,14 +77,14 @@ class Evaluation:
   def with_predictions(
     self, params: Any, *, texts: int | None = None
   ) -> tuple[dict[str, float], dict[str, list[dict[str, str]]]]:
-    """Returns what a call does, and what the metrics were computed from.
+    """Returns the results of a call, and the texts that metrics compare.
 
-    That is {task: [{"input", "target", "prediction"}]}, texts in the order of
+    The texts are {task: [{"input", "target", "prediction"}]}, in the order of
     the split, for each task that has metrics.
 
     Args:
-      params: of the model.
-      texts: the first so many of each task; None for all.
+      params: the model's parameters.
+      texts: how many texts of each task; None for all.
     """
     metrics, outputs = self._measure(params)
     return metrics, {
@@ -141,9 +141,9 @@ class Evaluation:
         kind = metric.model_output_type
         if kind != seqio.metrics.ModelOutputType.PREDICTION:
           raise ValueError(
-            f"task {task.name!r} has a metric of {kind.name}; "
-            "evaluation here computes those of predictions, so give the task "
-            "such metrics, or set predict=False and use coda_jax.infer's scores"
+            f"task {task.name!r} has a metric of {kind.name}; only metrics of "
+            "PREDICTION are computed here. Give the task such metrics, or set "
+            "predict=False and use the scores of coda_jax.infer"
           )
     with inputs.readable(self._name, self._split):
       return seqio.Evaluator(

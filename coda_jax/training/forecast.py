@@ -1,4 +1,4 @@
-"""What a run would do and cost, before it is started."""
+"""The forecast of a run: its steps, memory and time, before it starts."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,19 +23,19 @@ def describe(
   num_examples: int | None,
   microbatches: int = 1,
 ) -> str:
-  """Compiles the step, takes a few on one batch, and says what they cost.
+  """Compiles the step, runs a few on one batch, and reports their cost.
 
   Args:
-    train_steps: {r: jitted step}; r None if there is one only.
-    state: before the first step; left as it is.
+    train_steps: {r: jitted step}; r is None if there is only one.
+    state: the state before the first step; it is not changed.
     frozen: the parameters that are not trained.
     batch: the first batch of the data.
-    steps: that the run would take.
-    num_examples: of the training split, None if unknown.
-    microbatches: parts of a batch, which the step goes through in a loop.
+    steps: how many steps the run would take.
+    num_examples: the size of the training split, None if unknown.
+    microbatches: parts of a batch, which the step loops over.
 
   Returns:
-    Lines of text. Memory and FLOPs are the compiler's, time is measured.
+    Lines of text. Memory and FLOPs are the compiler's count, time is measured.
   """
   batch_size = len(next(iter(batch.values())))
   seen = batch_size * steps
@@ -52,20 +52,20 @@ def describe(
     lines.append(line if r is None else f"r = {r:g}: {line}")
   total = float(np.mean(seconds)) * steps
   lines.append(
-    f"training takes about {format_seconds(total)}, evaluation aside; nothing "
+    f"training takes about {format_seconds(total)} without evaluation; nothing "
     "was written (--dry_run)"
   )
   return "\n".join(lines)
 
 
 def _measure(step, state, frozen, batch, microbatches) -> tuple[float, str]:
-  """Seconds a step takes, and what else it needs."""
+  """The seconds of a step, and a line on its time and memory."""
   key = jax.random.key(0)
   compiled = step.lower(state, frozen, batch, key).compile()
   memory = compiled.memory_analysis()
   flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
   flops *= microbatches  # The compiler counts a loop's body once.
-  # The step gives its state away, so it gets a copy.
+  # The step donates its state, so pass a copy.
   state = jax.tree.map(lambda x: x.copy(), state)
   state, metrics = compiled(state, frozen, batch, key)
   jax.block_until_ready(metrics)

@@ -176,7 +176,7 @@ def test_all_of_a_folder(tmp_path, monkeypatch):
 def test_without_matplotlib(tmp_path, checkpoint, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   run(checkpoint, tmp_path / "out", repeats=1)
-  assert "no plot: it needs matplotlib" in capsys.readouterr().out
+  assert "no plot: matplotlib is missing" in capsys.readouterr().out
   assert results(tmp_path / "out")["rows"][0]["encoder_ms"] > 0
   assert not (tmp_path / "out" / "accuracy_speed.png").exists()
 

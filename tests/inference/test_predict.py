@@ -190,7 +190,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(
   infer(checkpoint, out, lines)
   assert (out / "predictions.jsonl").read_bytes() == before
   assert "wrote 10 results" in capsys.readouterr().err
-  with pytest.raises(ValueError, match="reduction = None, now it is 1"):
+  with pytest.raises(ValueError, match="reduction = None, but it is 1"):
     infer(checkpoint, out, lines, reduction=1)
 
 
@@ -201,7 +201,7 @@ def test_scores_between_do_not_hide_another_reduction(tmp_path, checkpoint):
   text = Text(str(path), BYTES, input_template="{q}", target_template="{a}")
   infer(checkpoint, out, text, reduction=1)
   infer(checkpoint, out, text, reduction=5, mode="score")
-  with pytest.raises(ValueError, match="with reduction = 1, now it is 5"):
+  with pytest.raises(ValueError, match="with reduction = 1, but it is 5"):
     infer(checkpoint, out, text, reduction=5)
 
 
@@ -220,7 +220,7 @@ def test_another_model_or_vocabulary_is_not_continued(tmp_path, lines):
     infer(folder, out, tiny)
   for change in ({"seed": 1}, {"seed": 0, "logits_via_embedding": True}):
     save(**change)
-    with pytest.raises(ValueError, match=r"jsonl was begun with model = "):
+    with pytest.raises(ValueError, match=r"jsonl was started with model = "):
       infer(folder, out, lines)
   save(0)
   infer(folder, out, lines)

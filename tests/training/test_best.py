@@ -91,7 +91,7 @@ def test_bad_input(tmp_path):
   with pytest.raises(ValueError, match=r"'bleu' is not among.*'loss', 'score'"):
     update(best, 1, 0.5)
   update(Best(tmp_path, "score"), 1, 0.5)
-  with pytest.raises(ValueError, match="is of the metric 'score'"):
+  with pytest.raises(ValueError, match="was written for metric 'score'"):
     Best(tmp_path, "loss")
-  with pytest.raises(ValueError, match="best_mode='max', and now it is 'min'"):
+  with pytest.raises(ValueError, match="best_mode='max', but it is 'min'"):
     Best(tmp_path, "score", "min")
