@@ -54,8 +54,8 @@ def test_a_half_written_line_is_dropped(tmp_path, kept, rest):
 @pytest.mark.parametrize(
   ("examples", "message"),
   [
-    (EXAMPLES[1:], "line 1: does not match .* \(input 1, 'text 1"),
-    (EXAMPLES[:1], "line 2: .* \(no more inputs"),
+    (EXAMPLES[1:], r"line 1: does not match .* \(input 1, 'text 1"),
+    (EXAMPLES[:1], r"line 2: .* \(no more inputs"),
     ([EXAMPLES[0]._replace(target="t")], "line 1: .* input 0"),
   ],
 )
