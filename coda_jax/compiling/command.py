@@ -15,7 +15,7 @@ from coda_jax.checkpoints import files, folders
 from coda_jax.compiling import estimate, plan, programs, variants
 from coda_jax.formatting import format_seconds
 from coda_jax.t5.network import Transformer
-from coda_jax.training import arguments, optimizers
+from coda_jax.training import arguments, optimizers, setup
 
 # Of the entry points, options for what runs.
 _RUNNING = (
@@ -102,9 +102,19 @@ def compile_training(
   label_smoothing: float = 0.0,
   microbatches: int = 1,
   mesh: Mapping[str, int] | None = None,
+  initial_checkpoint_path: str | None = None,
 ) -> int:
   """Compiles a step of `loop.train`, whose arguments these are."""
   arguments.check(locals())
+  try:
+    model, lines = setup.inherit(model, initial_checkpoint_path)
+  except FileNotFoundError:  # Compiling needs no parameters.
+    lines = [
+      f"INITIAL_CHECKPOINT_PATH={initial_checkpoint_path} does not exist here; "
+      "compiling the model of the gin files"
+    ]
+  for line in lines:
+    print(line)
   shapes = _shapes(task_feature_lengths, batch_size)
 
   def step(variant: variants.Variant, mesh: Any) -> jax.stages.Traced:

@@ -54,9 +54,23 @@ def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     raise ValueError(f"{field}={value!r}; expected one of {choices}")
 
 
+def _fill(config: Any) -> frozenset[str]:
+  """Replaces None by a field's default; returns the names of such fields."""
+  unset = [
+    field
+    for field in dataclasses.fields(config)
+    if getattr(config, field.name) is None and field.default is not None
+  ]
+  for field in unset:
+    object.__setattr__(config, field.name, field.default)
+  return frozenset(field.name for field in unset)
+
+
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
   """Low-rank adaptation of chosen projections (Hu et al., 2106.09685).
+
+  None stands for a field's default, as in `CodaConfig`.
 
   Attributes:
     rank: inner dimension of the two factors.
@@ -70,6 +84,7 @@ class LoraConfig:
   targets: tuple[str, ...] = ("query", "value")
 
   def __post_init__(self):
+    object.__setattr__(self, "unset", _fill(self))
     object.__setattr__(self, "targets", tuple(self.targets))
     check_whole("LoraConfig.rank", self.rank, 1)
     if not isinstance(self.alpha, int | float):
@@ -79,6 +94,9 @@ class LoraConfig:
 @dataclasses.dataclass(frozen=True)
 class CodaConfig:
   """What is added to a pretrained model, and how its tokens are routed.
+
+  None stands for a field's default. A training run that starts from a CoDA
+  checkpoint takes these fields from there instead: see `unset`.
 
   Attributes:
     reduction: r; each routed layer processes ceil(length / r) tokens of a
@@ -95,6 +113,7 @@ class CodaConfig:
       no adapter.
     lora: low-rank factors on the backbone's projections, or None.
     dispatch: "gather", "one_hot", or "auto", the faster one of the platform.
+    unset: names of the fields that were given as None; not a field itself.
   """
 
   reduction: float = 3.0
@@ -108,6 +127,7 @@ class CodaConfig:
   dispatch: str = "auto"
 
   def __post_init__(self):
+    object.__setattr__(self, "unset", _fill(self))
     for layer, _ in self.layer_reductions:
       check_whole("CodaConfig.layer_reductions: layer", layer, 0)
     pairs = tuple((i, float(r)) for i, r in self.layer_reductions)

@@ -24,6 +24,8 @@ STEPS = {"topic": 500, "headline": 100}
 # finetuned; steps as large as topics need would undo that first.
 PEAKS = {"topic": 3e-2, "headline": 1e-4}
 BATCH_SIZE = 16
+# The width of the adapters of tiny_coda, for P-Adapter too.
+BOTTLENECK_DIM = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,7 @@ def run(
     "INITIAL_CHECKPOINT_PATH": method.checkpoint,
     "TASK_FEATURE_LENGTHS": LENGTHS[task],
     "REDUCTION": method.reduction,
+    "BOTTLENECK_DIM": BOTTLENECK_DIM,
     "BATCH_SIZE": BATCH_SIZE,
     "TRAIN_STEPS": STEPS[task],
     "PEAK": PEAKS[task],

@@ -130,6 +130,7 @@ def train(
     FloatingPointError: the loss is no longer finite.
   """
   arguments.check(locals())
+  model, differing = setup.inherit(model, initial_checkpoint_path)
   inputs.check_task(mixture_or_task_name, model.config.vocab_size)
   if early_stop_steps and best_metric is None:
     raise ValueError("early_stop_steps needs best_metric, which says what for")
@@ -189,7 +190,7 @@ def train(
   table = model_table(
     model.config, task_feature_lengths, current.trained, frozen
   )
-  table += f"\n{setup.describe(devices)}"
+  table = "\n".join([table, setup.describe(devices), *differing])
   if dry_run:
     with partitioning.under(devices):
       planned = forecast.describe(

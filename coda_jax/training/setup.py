@@ -22,7 +22,7 @@ from coda_jax.checkpoints import (
   run,
 )
 from coda_jax.t5.config import T5Config
-from coda_jax.training import hosts, inputs, state
+from coda_jax.training import hosts, inherited, inputs, state
 
 
 def check_model_dir(model_dir: str) -> None:
@@ -36,6 +36,37 @@ def check_model_dir(model_dir: str) -> None:
       f"MODEL_DIR={model_dir} is in a bucket; training here writes to a file "
       "system: mount the bucket and give its folder, or train under t5x"
     )
+
+
+def inherit(
+  model: nn.Module, initial_checkpoint_path: str | None
+) -> tuple[nn.Module, list[str]]:
+  """The model with the settings of the checkpoint that it starts from.
+
+  Args:
+    model: a `Transformer`, as the gin files describe it.
+    initial_checkpoint_path: see `load_pretrained`; None starts from scratch.
+
+  Returns:
+    (model, lines on what differs from the checkpoint), see `inherited.inherit`.
+
+  Raises:
+    FileNotFoundError, ValueError: a checkpoint that can't be read or that does
+      not fit.
+  """
+  if initial_checkpoint_path is None:
+    return model, []
+  saved, _ = formats.read(initial_checkpoint_path)
+  activations = model.config.mlp_activations
+  if formats.detect(initial_checkpoint_path) == "t5x" and len(
+    saved.mlp_activations
+  ) == len(activations):
+    # Parameters alone do not tell one gated activation from another.
+    saved = dataclasses.replace(saved, mlp_activations=activations)
+  config, lines = inherited.inherit(
+    model.config, saved, str(initial_checkpoint_path)
+  )
+  return type(model)(config), lines
 
 
 def describe_run(
