@@ -95,9 +95,7 @@ def from_leaves(
   )
 
 
-def place(
-  leaf: Leaf, sharding: Any | None, dtype: Any = jnp.float32
-) -> jax.Array:
+def place(leaf: Leaf, sharding: Any | None, dtype: Any) -> jax.Array:
   """Reads a leaf onto the devices, each block of it once in each process.
 
   Where no process reads the whole leaf, the devices sum up what they were
