@@ -13,11 +13,14 @@ from coda_jax.version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers; _MODULES is what runs
   from coda_jax.checkpoints import load_adapter, load_pretrained, save_adapter
+  from coda_jax.checkpoints.bank import load_bank
+  from coda_jax.checkpoints.lora import merge_lora
   from coda_jax.nn.coda import CodaLayer
+  from coda_jax.nn.config import CodaConfig
   from coda_jax.nn.router import Selection
   from coda_jax.soft_topk import soft_top_k
-  from coda_jax.t5.config import CodaConfig, T5Config
-  from coda_jax.t5.decoding import generate
+  from coda_jax.t5.config import T5Config
+  from coda_jax.t5.decoding import generate, score
   from coda_jax.t5.network import Transformer
 
 __all__ = [
@@ -29,21 +32,27 @@ __all__ = [
   "__version__",
   "generate",
   "load_adapter",
+  "load_bank",
   "load_pretrained",
+  "merge_lora",
   "save_adapter",
+  "score",
   "soft_top_k",
 ]
 
 _MODULES = {
-  "CodaConfig": "coda_jax.t5.config",
+  "CodaConfig": "coda_jax.nn.config",
   "CodaLayer": "coda_jax.nn.coda",
   "Selection": "coda_jax.nn.router",
   "T5Config": "coda_jax.t5.config",
   "Transformer": "coda_jax.t5.network",
   "generate": "coda_jax.t5.decoding",
   "load_adapter": "coda_jax.checkpoints",
+  "load_bank": "coda_jax.checkpoints.bank",
   "load_pretrained": "coda_jax.checkpoints",
+  "merge_lora": "coda_jax.checkpoints.lora",
   "save_adapter": "coda_jax.checkpoints",
+  "score": "coda_jax.t5.decoding",
   "soft_top_k": "coda_jax.soft_topk",
 }
 

@@ -4,8 +4,10 @@
   python -m coda_jax.inspect flan-t5-base/ runs/full/model
 
 PATH is a folder of Hugging Face's, of t5x's or of coda_jax's, an adapter's
-folder, or the name of a model that comes with the package. Arrays are read one
-at a time. The exit code is 1 where two checkpoints differ.
+folder, a run's checkpoints/N, of which it shows the trained leaves, or the name
+of a model that comes with the package. Arrays are read one at a time, and
+compared with their checksums where the folder has them. The exit code is 1
+where two checkpoints differ.
 """
 
 import argparse
@@ -19,7 +21,14 @@ from typing import Any
 import numpy as np
 
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import adapter, formats, model_folder, tensors
+from coda_jax.checkpoints import (
+  adapter,
+  folders,
+  formats,
+  model_folder,
+  run,
+  tensors,
+)
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.formatting import format_table
 
@@ -32,11 +41,12 @@ class Checkpoint:
 
   Attributes:
     path: the folder.
-    format: one of `formats.FORMATS`, or "adapter".
+    format: one of `formats.FORMATS`, or "adapter" or "run".
     method: that made it, in the words of configs/methods/.
     fields: its configuration, {name: value}.
     leaves: {parameter path: Leaf}.
-    backbone: the fingerprint that an adapter names; None for a model.
+    backbone: what an adapter or a run says of the leaves that it leaves out;
+      None for a whole model.
   """
 
   path: str
@@ -55,7 +65,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ValueError: one that can't be read, saying why.
   """
   folder = formats.find_folder(path)
-  if (pathlib.Path(folder) / adapter.CONFIG_FILE).exists():
+  if folders.is_adapter(folder):
     fields = adapter.read_config(folder)
     leaves = tensors.read(pathlib.Path(folder) / adapter.WEIGHTS_FILE)
     if not leaves:
@@ -69,40 +79,59 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
       leaves,
       fields["backbone"],
     )
-  config, leaves = formats.read(path)
+  backbone = None
+  if run.is_run(folder):
+    kind = "run"
+    config, leaves = run.read_trained(folder)
+    if not run.is_whole(folder):
+      backbone = f"checksum {run.read_frozen_checksum(folder):08x}"
+  else:
+    kind = formats.detect(path)
+    config, leaves = formats.read(path)
   return Checkpoint(
     str(path),
-    formats.detect(path),
+    kind,
     config.coda.method if config.coda else "none: a plain T5",
     model_folder.config_to_dict(config),
     leaves,
+    backbone,
   )
 
 
-def describe(found: Checkpoint) -> str:
-  """The report on one checkpoint, of several lines."""
+def describe(checkpoint: Checkpoint) -> str:
+  """The report on one checkpoint, of several lines; reads every leaf.
+
+  Raises:
+    ValueError: a leaf that is not what was saved.
+  """
   rows = [("leaf", "shape", "dtype", "parameters", "task's own")]
   owned = 0
-  for path, leaf in found.leaves.items():
+  leaves = checkpoint.leaves
+  for path, leaf in leaves.items():
     own = params_lib.matches(path, params_lib.TASK_PATTERNS)
     owned += leaf.size * own
+    # Reading checks a leaf; the fingerprint below reads all that are not own.
+    if leaf.check and (own or checkpoint.backbone):
+      leaf.read()
     shape = " x ".join(map(str, leaf.shape)) or "scalar"
     mark = "yes" if own else ""
     rows.append((path, shape, leaf.dtype.name, f"{leaf.size:,}", mark))
-  total = params_lib.count(found.leaves)
-  size = sum(leaf.nbytes for leaf in found.leaves.values())
+  total = params_lib.count(leaves)
+  size = sum(leaf.nbytes for leaf in leaves.values())
+  checked = sum(leaf.check is not None for leaf in leaves.values())
   facts = [
-    ("format", found.format),
-    ("method", found.method),
-    ("parameters", f"{total:,} in {len(found.leaves)} leaves"),
+    ("format", checkpoint.format),
+    ("method", checkpoint.method),
+    ("parameters", f"{total:,} in {len(leaves)} leaves"),
     ("a task's own", f"{owned:,} ({owned / total:.2%})"),
     ("size", f"{size / 1e6:,.1f} MB"),
-    ("backbone", found.backbone or adapter.fingerprint(found.leaves)),
-    *((name, value) for name, value in found.fields.items()),
+    ("backbone", checkpoint.backbone or adapter.fingerprint(leaves)),
+    ("checksums", f"match ({checked} leaves)" if checked else "none"),
+    *((name, value) for name, value in checkpoint.fields.items()),
   ]
   width = max(len(name) for name, _ in facts)
   lines = [f"{name.ljust(width)}  {value}" for name, value in facts]
-  return "\n".join([found.path, *lines, "", format_table(rows)])
+  return "\n".join([checkpoint.path, *lines, "", format_table(rows)])
 
 
 def differences(a: Checkpoint, b: Checkpoint) -> Iterator[str]:
@@ -144,16 +173,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("other", metavar="OTHER", nargs="?")
   args = parser.parse_args(argv)
   try:
-    found = open_checkpoint(args.path)
+    checkpoint = open_checkpoint(args.path)
     if args.other is None:
-      print(describe(found))
+      print(describe(checkpoint))
       return 0
     other = open_checkpoint(args.other)
-    lines = list(differences(found, other))
+    lines = list(differences(checkpoint, other))
   except (OSError, ValueError) as error:
     print(f"{PROGRAM}: {error}", file=sys.stderr)
     return 2
-  print("\n".join(lines) or f"no difference in {len(found.leaves)} leaves")
+  number = len(checkpoint.leaves)
+  print("\n".join(lines) or f"no difference in {number} leaves")
   return 1 if lines else 0
 
 

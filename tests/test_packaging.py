@@ -28,8 +28,11 @@ PUBLIC = (
   "Transformer",
   "generate",
   "load_adapter",
+  "load_bank",
   "load_pretrained",
+  "merge_lora",
   "save_adapter",
+  "score",
   "soft_top_k",
 )
 

@@ -19,10 +19,11 @@ from coda_jax.checkpoints import (
   files,
   initialise,
   kinds,
-  leaves,
   model_folder,
   tensors,
 )
+from coda_jax.checkpoints import leaves as leaves_lib
+from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
@@ -30,16 +31,18 @@ CONFIG_FILE = kinds.ADAPTER_CONFIG_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
-def fingerprint(found: Mapping[str, leaves.Leaf]) -> str:
+def fingerprint(leaves: Mapping[str, Leaf]) -> str:
   """A SHA-256 over the leaves that a task leaves frozen, read one at a time.
 
   Taken of their bfloat16 values, so that a backbone stored in bfloat16 has the
-  same fingerprint as the float32 one that it was rounded from.
+  same fingerprint as the float32 one that it was rounded from. Every adapter
+  file has one, so it stays as it is; `checksums` says what is summed up
+  otherwise.
   """
-  return leaves.digest(
+  return leaves_lib.digest(
     {
       path: leaf.astype(jnp.bfloat16)
-      for path, leaf in found.items()
+      for path, leaf in leaves.items()
       if not params_lib.matches(path, params_lib.TASK_PATTERNS)
     }
   )
@@ -47,11 +50,15 @@ def fingerprint(found: Mapping[str, leaves.Leaf]) -> str:
 
 def backbone_fingerprint(params: params_lib.Params) -> str:
   """The `fingerprint` of parameters in memory."""
-  return fingerprint(leaves.leaves_of(params))
+  return fingerprint(leaves_lib.leaves_of(params))
 
 
 def save_adapter(
-  path: str | os.PathLike[str], model: Transformer, params: params_lib.Params
+  path: str | os.PathLike[str],
+  model: Transformer,
+  params: params_lib.Params,
+  *,
+  backbone: str | None = None,
 ) -> None:
   """Writes what a task trained: adapters, routers, LoRA factors and norms.
 
@@ -59,6 +66,8 @@ def save_adapter(
     path: a folder, made if it is not there; an adapter in it is replaced.
     model: the model that was trained; its config has `coda`.
     params: its parameters, backbone included.
+    backbone: their `backbone_fingerprint`, where it is known from an earlier
+      save; None hashes the whole backbone.
 
   Raises:
     FileExistsError: the folder holds a model.
@@ -69,16 +78,16 @@ def save_adapter(
       "the model is a plain T5: T5Config.coda is None, so there is no adapter; "
       "use checkpoints.model_folder.save_model"
     )
-  found = leaves.leaves_of(params)
-  leaves.check(owned(found), _wanted(model), "params")
-  write(path, model.config.coda, found)
+  leaves = leaves_lib.leaves_of(params)
+  leaves_lib.check(owned(leaves), _wanted(model), "params")
+  write(path, model.config.coda, leaves, backbone=backbone)
 
 
-def owned(found: Mapping[str, leaves.Leaf]) -> dict[str, leaves.Leaf]:
+def owned(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
   """The leaves of a whole model that its task owns, as an adapter has them."""
   return {
     name: leaf.astype(jnp.float32)
-    for name, leaf in found.items()
+    for name, leaf in leaves.items()
     if params_lib.matches(name, params_lib.TASK_PATTERNS)
   }
 
@@ -86,21 +95,30 @@ def owned(found: Mapping[str, leaves.Leaf]) -> dict[str, leaves.Leaf]:
 def write(
   path: str | os.PathLike[str],
   coda: CodaConfig,
-  found: Mapping[str, leaves.Leaf],
+  leaves: Mapping[str, Leaf],
+  *,
+  backbone: str | None = None,
 ) -> None:
-  """Writes an adapter folder from {parameter path: Leaf} of a whole model."""
+  """Writes an adapter folder from {parameter path: Leaf} of a whole model.
+
+  Args:
+    path: as for `save_adapter`, and so `backbone`.
+    coda: of the model.
+    leaves: of the model.
+    backbone: their `fingerprint`, where it is known.
+  """
   folder = pathlib.Path(path)
   kinds.check_replaces(folder, "adapter")
   described.write(
     folder / WEIGHTS_FILE,
     folder / CONFIG_FILE,
-    owned(found),
+    owned(leaves),
     {
       "format": model_folder.FORMAT,
       "peft_type": "CODA",
       "method": coda.method,
       "coda": dataclasses.asdict(coda),
-      "backbone": fingerprint(found),
+      "backbone": backbone or fingerprint(leaves),
     },
   )
 
@@ -121,7 +139,8 @@ def load_adapter(
 
   Raises:
     FileNotFoundError: a file of the folder is missing.
-    ValueError: another backbone, or leaves that do not fit the model.
+    ValueError: another backbone, leaves that do not fit the model, or a leaf
+      that is not what was saved.
   """
   # First, since the fingerprint of a large backbone takes a while.
   fields = read_config(path)
@@ -181,20 +200,21 @@ def read_trained(
 
   Raises:
     FileNotFoundError: the weights are missing.
-    ValueError: another backbone, or leaves that do not fit the model.
+    ValueError: another backbone, leaves that do not fit the model, or a leaf
+      that is not what was saved.
   """
-  coda, found = read_leaves(path, fields, backbone)
+  coda, leaves = read_leaves(path, fields, backbone)
   model = Transformer(dataclasses.replace(model.config, coda=coda))
-  leaves.check_dtypes(found, str(path))
-  leaves.check(found, _wanted(model), str(path))
+  leaves_lib.check_dtypes(leaves, str(path))
+  leaves_lib.check(leaves, _wanted(model), str(path))
   return model, params_lib.unflatten(
-    {name: jnp.asarray(leaf.read()) for name, leaf in found.items()}
+    {name: jnp.asarray(leaf.read()) for name, leaf in leaves.items()}
   )
 
 
 def read_leaves(
   path: str | os.PathLike[str], fields: Mapping[str, Any], backbone: str
-) -> tuple[CodaConfig, dict[str, leaves.Leaf]]:
+) -> tuple[CodaConfig, dict[str, Leaf]]:
   """An adapter folder's configuration and leaves, not held against a model.
 
   Args:

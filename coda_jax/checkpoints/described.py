@@ -37,7 +37,7 @@ def write(
   text = json.dumps(fields, sort_keys=True)
   fields = {**fields, _DIGEST: hashlib.sha256(text.encode()).hexdigest()}
   metadata = {"format": fields["format"], _COPY: json.dumps(fields)}
-  tensors.write(weights, leaves, metadata=metadata)
+  tensors.write(weights, leaves, metadata=metadata, with_checksums=True)
   files.write_json(description, fields)
 
 

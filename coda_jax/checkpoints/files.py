@@ -1,13 +1,18 @@
 """Files and folders that are replaced whole, and JSON."""
 
 import contextlib
-import glob
 import json
 import os
 import pathlib
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+# Seconds after which a temporary of another host's process counts as left.
+_DAY = 24 * 60 * 60
 
 
 def check_new(path: Any) -> None:
@@ -34,15 +39,22 @@ def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
   For files and folders. Whatever goes wrong inside, what `path` held stays. A
   link to a folder stays one: what it points at is replaced.
+
+  The neighbour's name has the process and its host, `.model.123-host.tmp`, so
+  that several writers on a shared file system do not meet. What killed writers
+  have left is removed: this host's at once, since it knows its processes, and
+  another's once nobody has written to it for a day.
   """
   if path.is_symlink() and not path.is_file():
     path = pathlib.Path(os.path.realpath(path))
   path.parent.mkdir(parents=True, exist_ok=True)
   recover(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-    if not _is_running(left.name.split(".")[-2]):
-      _remove(left)
+  temporary = path.with_name(
+    f".{path.name}.{os.getpid()}-{socket.gethostname()}.tmp"
+  )
+  for neighbour in path.parent.iterdir():
+    if _is_left(neighbour, path.name):
+      _remove(neighbour)
   try:
     yield temporary
     if temporary.is_file():
@@ -124,8 +136,34 @@ def _old(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f".{path.name}.old")
 
 
-def _is_running(process: str) -> bool:
-  return process.isdigit() and os.path.exists(f"/proc/{process}")
+def _is_left(neighbour: pathlib.Path, name: str) -> bool:
+  """Whether a file or folder is what a killed writer of `name` has left.
+
+  Earlier versions did not write the host, so it counts as another one.
+  """
+  parts = re.fullmatch(
+    rf"\.{re.escape(name)}\.(\d+)(?:-(.+))?\.tmp", neighbour.name
+  )
+  if parts is None:
+    return False
+  if parts[2] == socket.gethostname():
+    # One with our own number is of an earlier process that had it.
+    return int(parts[1]) == os.getpid() or not _is_running(int(parts[1]))
+  try:
+    return time.time() - neighbour.lstat().st_mtime > _DAY
+  except FileNotFoundError:  # Its writer has just renamed it.
+    return False
+
+
+def _is_running(process: int) -> bool:
+  """Whether this host has a process of that number, by a signal of none."""
+  try:
+    os.kill(process, 0)
+  except (ProcessLookupError, OverflowError):
+    return False
+  except PermissionError:  # It is another user's.
+    return True
+  return True
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -97,8 +97,8 @@ def _nearby(folder: Any) -> str:
   path = pathlib.Path(folder)
   if (path / t5x_orbax.CHECKPOINT_FILE).exists():
     return (
-      "it is what training goes on from, which coda_jax.eval, infer, export "
-      "and convert read; its run ends with a model/ or adapter/"
+      "it is what training goes on from, which coda_jax.eval, infer, export, "
+      "convert and inspect read; its run ends with a model/ or adapter/"
     )
   if "://" not in str(folder) and path.is_dir():
     inner = sorted(

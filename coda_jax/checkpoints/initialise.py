@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from coda_jax import params as params_lib
+from coda_jax.checkpoints import checksums
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf
 
@@ -64,7 +65,7 @@ def from_leaves(
 
   Raises:
     ValueError: a backbone leaf is missing on either side or has another shape;
-      the message lists all such leaves.
+      the message lists all such leaves. Or a leaf is damaged.
   """
   expected = params_lib.flatten(abstract_params(model))
   leaves_lib.check(
@@ -88,26 +89,37 @@ def from_leaves(
     {
       path: fresh[path]
       if path in missing
-      else place(leaves[path].astype(dtype), places.get(path))
+      else place(leaves[path], places.get(path), dtype)
       for path in expected
     }
   )
 
 
-def place(leaf: Leaf, sharding: Any | None) -> jax.Array:
+def place(leaf: Leaf, sharding: Any | None, dtype: Any) -> jax.Array:
   """Reads a leaf onto the devices, each block of it once in each process.
+
+  Where no process reads the whole leaf, the devices sum up what they were
+  given, and all processes together check the leaf.
 
   Args:
     leaf: of any shape.
     sharding: where it is to be; None is the default device.
+    dtype: of the array.
+
+  Raises:
+    ValueError: the leaf is not what its file's checksum says.
   """
   if sharding is None or sharding.is_fully_replicated or leaf.read_at is None:
-    whole = leaf.read()
+    whole = leaf.astype(dtype).read()
     if sharding is None:
       return jnp.asarray(whole)
     return jax.make_array_from_callback(
       leaf.shape, sharding, lambda index: whole[index]
     )
+  # A checksum is that of the stored numbers; devices hold none of 8 bytes.
+  is_checked = leaf.check is not None and leaf.dtype.itemsize <= 4
+  if not is_checked:
+    leaf = leaf.astype(dtype)
   blocks: dict[str, np.ndarray] = {}
 
   def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -115,7 +127,10 @@ def place(leaf: Leaf, sharding: Any | None) -> jax.Array:
       blocks[str(index)] = leaf.read_at(index)
     return blocks[str(index)]
 
-  return jax.make_array_from_callback(leaf.shape, sharding, read)
+  array = jax.make_array_from_callback(leaf.shape, sharding, read)
+  if is_checked:
+    leaf.check(checksums.of_leaves({"": array})[""])
+  return array.astype(dtype)
 
 
 def is_added(path: str) -> bool:

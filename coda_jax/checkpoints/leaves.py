@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from coda_jax import params as params_lib
+from coda_jax.checkpoints import checksums
 
 # The dtypes of a checkpoint's parameters. float16 can be read; nothing here
 # writes it, since T5 overflows in it.
@@ -30,12 +31,18 @@ class Leaf:
     read: returns it.
     read_at: returns it at an index, a slice for each axis or what NumPy takes
       besides, without reading the rest; None where its file can't do that.
+    check: raises ValueError unless it is given the `checksums` sum of the
+      whole array, as it is in the file. `read` calls it. `read_at` can't, since
+      a part has no sum of its own: whoever puts the parts together calls it
+      with the sum of the whole. None where the file has no checksum, and for
+      leaves that are computed from others, whose `read` checks those.
   """
 
   shape: tuple[int, ...]
   dtype: np.dtype
   read: Callable[[], np.ndarray]
   read_at: Callable[[Any], np.ndarray] | None = None
+  check: Callable[[int], None] | None = None
 
   @property
   def size(self) -> int:
@@ -82,10 +89,35 @@ class Leaf:
     )
 
 
-def digest(found: Mapping[str, Leaf]) -> str:
+def checked(leaf: Leaf, saved: int, name: str, remedy: str) -> Leaf:
+  """A leaf that is compared with its checksum when it is read.
+
+  Args:
+    leaf: of a file.
+    saved: the sum of the array that was saved.
+    name: file and leaf, for messages.
+    remedy: what to do about a damaged file, for messages.
+  """
+
+  def check(found: int) -> None:
+    if found != saved:
+      raise ValueError(
+        f"{name} is damaged: its checksum is {found:08x}, expected "
+        f"{saved:08x}; {remedy}"
+      )
+
+  def read() -> np.ndarray:
+    array = leaf.read()
+    check(checksums.of_array(array))
+    return array
+
+  return dataclasses.replace(leaf, read=read, check=check)
+
+
+def digest(leaves: Mapping[str, Leaf]) -> str:
   """A SHA-256 over paths, shapes and values, read one leaf at a time."""
   whole = hashlib.sha256()
-  for path, leaf in sorted(found.items()):
+  for path, leaf in sorted(leaves.items()):
     whole.update(f"{path} {leaf.shape}\n".encode())
     whole.update(leaf.read().tobytes())
   return whole.hexdigest()

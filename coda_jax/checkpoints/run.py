@@ -81,29 +81,61 @@ def read(
     ValueError: files that are damaged, or another backbone.
   """
   about = _read_about(path)
-  config = _config(about, path)
-  expected, found = _expected(config), _trained(path)
-  found = {
-    name: _checked(leaf, about["checksums"].get(f"trained/{name}"), path, name)
-    for name, leaf in found.items()
-  }
+  config, trained = read_trained(path)
+  expected = _expected(config)
   frozen = {}
-  if missing := expected.keys() - found.keys():
+  if missing := expected.keys() - trained.keys():
     _, backbone = formats.read(backbone_path)
     dtype = about["run"].get("frozen_dtype", "float32")
     frozen = {
       name: backbone[name].astype(dtype) for name in missing & backbone.keys()
     }
-  leaves.check({**frozen, **found}, expected, str(path))
+  leaves.check({**frozen, **trained}, expected, str(path))
   if frozen:
-    sums = {name: _sum(leaf.read()) for name, leaf in frozen.items()}
+    sums = {
+      name: checksums.of_array(leaf.read()) for name, leaf in frozen.items()
+    }
     if checksums.of_sums(sums) != about["run"].get(FROZEN):
       raise ValueError(
         f"{path} was trained on another model than {backbone_path}: the leaves "
         "that it leaves frozen differ; give the INITIAL_CHECKPOINT_PATH that "
         "it was trained with"
       )
-  return config, {**frozen, **found}
+  return config, {**frozen, **trained}
+
+
+def read_trained(
+  path: str | os.PathLike[str],
+) -> tuple[T5Config, dict[str, Leaf]]:
+  """Reads the shape of a run's model, and the leaves that are trained.
+
+  Args:
+    path: a folder `checkpoints/N`.
+
+  Raises:
+    FileNotFoundError: a part of it is missing.
+    ValueError: files that are damaged.
+  """
+  about = _read_about(path)
+  trained = {}
+  for name, leaf in _trained(path).items():
+    with files.naming(f"{path}: its checksums"):
+      saved = about["checksums"][f"trained/{name}"]
+    trained[name] = leaves.checked(
+      leaf, saved, f"{path}: {name}", "take another checkpoint"
+    )
+  return _config(about, path), trained
+
+
+def read_frozen_checksum(path: str | os.PathLike[str]) -> int:
+  """The checksum of the leaves that the run leaves frozen.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_config`.
+  """
+  run = _read_about(path)["run"]
+  with files.naming(path):
+    return int(run[FROZEN])
 
 
 def _read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -134,22 +166,3 @@ def _expected(config: T5Config) -> dict[str, Any]:
 
 def _trained(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   return t5x_orbax.read_part(pathlib.Path(path) / "default", "trained")
-
-
-def _sum(array: Any) -> int:
-  return checksums.of_leaves({"": array})[""]
-
-
-def _checked(leaf: Leaf, expected: int | None, path: Any, name: str) -> Leaf:
-  """The leaf, whose bits are summed up when it is read."""
-
-  def read() -> Any:
-    array = leaf.read()
-    if _sum(array) != expected:
-      raise ValueError(
-        f"{path} is damaged: {name} is not what was saved; take another "
-        "checkpoint"
-      )
-    return array
-
-  return leaves.Leaf(leaf.shape, leaf.dtype, read)

@@ -3,6 +3,8 @@
 The library behind the format writes from memory only. Its layout is 8 bytes
 with the length of a JSON header, the header, then every array, C order, little
 endian (https://huggingface.co/docs/safetensors, "Format").
+
+A file of ours has a checksum of each array in the free-form part of its header.
 """
 
 import contextlib
@@ -17,8 +19,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from coda_jax.checkpoints.files import aside
-from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.checkpoints import checksums, files
+from coda_jax.checkpoints.leaves import Leaf, checked
 
 _DTYPES = {
   "F64": np.dtype(np.float64),
@@ -31,10 +33,15 @@ _DTYPES = {
   "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_CHECKSUMS = "checksums"  # {name: 8 hexadecimal digits}, as JSON.
+_REMEDY = "get the file again, or make it again from what it was made from"
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   """The arrays of a file, by name; nothing but the header is read yet.
+
+  Where the file has checksums, `Leaf.read` raises ValueError for an array that
+  is not what was saved. `Leaf.read_at` checks nothing; see `Leaf.check`.
 
   Raises:
     FileNotFoundError: it is not there.
@@ -46,6 +53,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Leaf]:
     raise FileNotFoundError(f"{path} is not there")
   leaves = {}
   with _opened(path) as file:
+    saved = _saved_checksums(path, file.metadata() or {})
     for name in file.keys():
       view = file.get_slice(name)
       if view.get_dtype() not in _DTYPES:
@@ -59,6 +67,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Leaf]:
         lambda name=name: _read_one(path, name),
         lambda index, name=name: _read_part(path, name, index),
       )
+      if name in saved:
+        leaves[name] = checked(
+          leaves[name], saved[name], f"{path}: {name}", _REMEDY
+        )
   return leaves
 
 
@@ -81,6 +93,7 @@ def write(
   leaves: Mapping[str, Leaf],
   *,
   metadata: Mapping[str, str],
+  with_checksums: bool = False,
 ) -> None:
   """Writes a file aside, leaf by leaf, and renames it.
 
@@ -88,11 +101,39 @@ def write(
     path: the file; replaced once the new one is whole.
     leaves: {name: array}.
     metadata: free-form, for the header.
+    with_checksums: for files that no other library rewrites. One that changes
+      arrays and copies the metadata would leave checksums that are wrong.
   """
   path = pathlib.Path(path)
-  header: dict[str, Any] = {"__metadata__": dict(metadata)}
   # The format wants arrays aligned; widest first, as the library has it.
   order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))
+  sums = dict.fromkeys(order, 0) if with_checksums else None
+  with files.aside(path) as temporary, open(temporary, "wb") as file:
+    file.write(_header(leaves, order, metadata, sums))
+    for name in order:
+      # As bytes, since NumPy can't hand out the buffer of a bfloat16 array.
+      array = np.ascontiguousarray(leaves[name].read())
+      file.write(array.reshape(-1).view(np.uint8).data)
+      if sums is not None:
+        sums[name] = checksums.of_array(array)
+    if sums is not None:
+      # The sums are known now; the header has the same length with them.
+      file.seek(0)
+      file.write(_header(leaves, order, metadata, sums))
+
+
+def _header(
+  leaves: Mapping[str, Leaf],
+  order: Sequence[str],
+  metadata: Mapping[str, str],
+  sums: Mapping[str, int] | None,
+) -> bytes:
+  """All that comes before the arrays; its length does not depend on `sums`."""
+  metadata = dict(metadata)
+  if sums is not None:
+    digits = {name: f"{value:08x}" for name, value in sums.items()}
+    metadata[_CHECKSUMS] = json.dumps(digits)
+  header: dict[str, Any] = {"__metadata__": metadata}
   end = 0
   for name in order:
     leaf = leaves[name]
@@ -104,13 +145,7 @@ def write(
     }
   encoded = json.dumps(header, separators=(",", ":")).encode()
   encoded += b" " * (-len(encoded) % 8)
-  with aside(path) as temporary, open(temporary, "wb") as file:
-    file.write(struct.pack("<Q", len(encoded)))
-    file.write(encoded)
-    for name in order:
-      # As bytes, since NumPy can't hand out the buffer of a bfloat16 array.
-      array = np.ascontiguousarray(leaves[name].read())
-      file.write(array.reshape(-1).view(np.uint8).data)
+  return struct.pack("<Q", len(encoded)) + encoded
 
 
 def shards(
@@ -129,6 +164,15 @@ def shards(
     parts[-1][name] = leaf
     filled += leaf.nbytes
   return parts
+
+
+def _saved_checksums(
+  path: pathlib.Path, metadata: Mapping[str, str]
+) -> dict[str, int]:
+  """{name: checksum}; empty for a file without, as of earlier versions."""
+  with files.naming(f"{path}: {_CHECKSUMS} in its header"):
+    digits = json.loads(metadata.get(_CHECKSUMS, "{}"))
+    return {name: int(value, 16) for name, value in digits.items()}
 
 
 def _read_one(path: pathlib.Path, name: str) -> np.ndarray:

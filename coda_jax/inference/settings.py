@@ -44,10 +44,11 @@ def check(results: pathlib.Path, now: Settings) -> None:
 def of_model(model: Transformer, params: params_lib.Params) -> str:
   """A SHA-256 over a model's shape and all its parameters.
 
-  The path of a checkpoint would not identify its content.
+  The path of a checkpoint would not identify its content. The digest is that of
+  adapters, over all leaves, so results of earlier versions can be resumed.
   """
-  found = leaves.digest(leaves.leaves_of(params))
-  return hashlib.sha256(f"{model.config} {found}".encode()).hexdigest()
+  digest = leaves.digest(leaves.leaves_of(params))
+  return hashlib.sha256(f"{model.config} {digest}".encode()).hexdigest()
 
 
 def of_vocabulary(vocabulary: Any) -> str:

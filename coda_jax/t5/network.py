@@ -422,8 +422,7 @@ class Transformer(nn.Module):
     else:
       target = (decoder_target_tokens > 0)[:, None, :, None]
       causal = jnp.tril(jnp.ones((target.shape[2],) * 2, bool))
-      # Targets that are padding may attend, as may be attended, in vain: their
-      # loss has no weight.
+      # Padding targets are masked; their loss weight is 0.
       decoder_mask = causal[None, None] & target & jnp.swapaxes(target, 2, 3)
       encoder_decoder_mask = target & source
     packed = [x is not None for x in (encoder_segment_ids, decoder_segment_ids)]

@@ -249,7 +249,7 @@ def train(
       else Silent()
     )
     logger.say(table)
-    save = functools.partial(setup.save, model, frozen, dtype=save_dtype)
+    save = setup.Saver(model, frozen, dtype=save_dtype)
     results: dict[str, float] = {}
     pending: list[Any] = []
     compiled = set()

@@ -188,38 +188,54 @@ def placed(
     yield partitioning.place_batch(batch, batch_size, rows, sharding)
 
 
-def save(
-  model: nn.Module, frozen: Any, trained: Any, folder: Path, *, dtype: str
-) -> Path:
+class Saver:
   """Writes what was trained: only what a task owns, or else a whole model.
 
-  All processes call it, and the first one writes.
-
-  Args:
-    model: a `Transformer`.
-    frozen: the parameters that were not trained.
-    trained: those that were.
-    folder: gets `adapter/` or `model/`.
-    dtype: of `model/`.
-
-  Returns:
-    The folder that was written.
+  The frozen parameters stay the same during a run, so the fingerprint that an
+  adapter has of them is taken once, at the first save.
   """
-  params = params_lib.merge(trained, frozen)
-  if all(
-    params_lib.matches(path, params_lib.TASK_PATTERNS)
-    for path in params_lib.flatten(trained)
-  ):
-    folder = folder / "adapter"
-    hosts.write_together(
-      params, lambda tree: adapter_files.save_adapter(folder, model, tree)
+
+  def __init__(self, model: nn.Module, frozen: Any, *, dtype: str):
+    """Keeps what does not change.
+
+    Args:
+      model: a `Transformer`.
+      frozen: the parameters that are not trained.
+      dtype: of `model/`.
+    """
+    self._model, self._frozen, self._dtype = model, frozen, dtype
+    self._backbone: str | None = None  # In the first process only.
+
+  def __call__(self, trained: Any, folder: Path) -> Path:
+    """Saves; all processes call it, and the first one writes.
+
+    Args:
+      trained: the parameters that are trained.
+      folder: gets `adapter/` or `model/`.
+
+    Returns:
+      The folder that was written.
+    """
+    params = params_lib.merge(trained, self._frozen)
+    if all(
+      params_lib.matches(path, params_lib.TASK_PATTERNS)
+      for path in params_lib.flatten(trained)
+    ):
+      folder = folder / "adapter"
+      hosts.write_together(params, lambda tree: self._adapter(folder, tree))
+    else:
+      folder = folder / "model"
+      hosts.write_together(
+        params,
+        lambda tree: model_folder.save_model(
+          folder, self._model.config, tree, dtype=self._dtype
+        ),
+      )
+    return folder
+
+  def _adapter(self, folder: Path, params: Any) -> None:
+    if self._backbone is None:
+      self._backbone = adapter_files.backbone_fingerprint(params)
+    adapter_files.save_adapter(
+      folder, self._model, params, backbone=self._backbone
     )
-  else:
-    folder = folder / "model"
-    hosts.write_together(
-      params,
-      lambda tree: model_folder.save_model(
-        folder, model.config, tree, dtype=dtype
-      ),
-    )
-  return folder

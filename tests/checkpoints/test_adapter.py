@@ -105,6 +105,20 @@ def test_leaves_that_do_not_fit_are_named(tmp_path):
     coda_jax.load_adapter(tmp_path, dense, dense_params)
 
 
+def test_a_flipped_bit_is_named(tmp_path):
+  dense, dense_params = backbone()
+  coda_jax.save_adapter(tmp_path, *trained_on(dense_params))
+  file = tmp_path / "adapter_model.safetensors"
+  data = bytearray(file.read_bytes())
+  data[-1] ^= 1
+  file.write_bytes(data)
+  damaged = r"adapter_model\.safetensors: encoder/.* is damaged: .*again"
+  with pytest.raises(ValueError, match=damaged):
+    coda_jax.load_adapter(tmp_path, dense, dense_params)
+  with pytest.raises(ValueError, match=damaged):
+    coda_jax.load_bank(dense, dense_params, {"a": tmp_path})
+
+
 def test_a_plain_t5_has_no_adapter(tmp_path):
   with pytest.raises(ValueError, match=r"T5Config\.coda is None"):
     coda_jax.save_adapter(tmp_path, *backbone())

@@ -19,6 +19,20 @@ def test_sums(dtype, shape):
   assert checksums.of_leaves({"a": {"b": jnp.asarray(x)}}) == {
     "a/b": by_hand(np.asarray(x))
   }
+  assert checksums.of_array(x) == by_hand(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_host_and_device_agree_on_more_than_one_block(dtype):
+  x = np.random.default_rng(0).normal(size=(3, 65_537)).astype(dtype)
+  (on_device,) = checksums.of_leaves([jnp.asarray(x)]).values()
+  assert checksums.of_array(x) == on_device
+  assert checksums.of_array(x.T) != on_device
+
+
+def test_wide_numbers_count_as_pairs():
+  x = np.random.default_rng(0).normal(size=(3, 5))
+  assert checksums.of_array(x) == by_hand(x.view(np.uint32))
 
 
 def test_any_bit_and_any_exchange_counts():

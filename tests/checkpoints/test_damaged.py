@@ -6,6 +6,7 @@ Through `python -m coda_jax.inspect`'s main, where a traceback would show.
 import functools
 import json
 import shutil
+import struct
 
 import jax
 import numpy as np
@@ -56,6 +57,19 @@ def cut(file, size):
   def change(folder):
     path = next(folder.glob(file))
     path.write_bytes(path.read_bytes()[:size])
+
+  return change
+
+
+def flip(file, bit=0):
+  """Flips one bit in the middle of a file, after its header."""
+
+  def change(folder):
+    path = folder / file
+    data = bytearray(path.read_bytes())
+    (header,) = struct.unpack("<Q", data[:8])
+    data[(8 + header + len(data)) // 2] ^= 1 << bit
+    path.write_bytes(data)
 
   return change
 
@@ -184,6 +198,8 @@ CASES = {
   "t5 unknown": ("ours", edit("config.json", t5={"coda": None, "a": 1}), "'a'"),
   "t5 bare": ("ours", edit("config.json", t5={}), "lacks 'coda'"),
   "activations": ("ours", edit_t5(mlp_activations="relu"), "('r', 'e'"),
+  "low bit": ("ours", flip("model.safetensors"), "is damaged: its checksum"),
+  "high bit": ("ours", flip("model.safetensors", 7), "safetensors: encoder/"),
   "lost norm": ("ours", drop("encoder/encoder_norm/scale"), "not in the file"),
   # Adapters.
   "fraction": ("adapter", edit_coda(bottleneck_dim=4.5), "bottleneck_dim=4.5"),
@@ -214,6 +230,11 @@ CASES = {
     "adapter",
     edit("adapter_config.json", backbone=REMOVED),
     "lacks 'backbone'",
+  ),
+  "adapter bit": (
+    "adapter",
+    flip("adapter_model.safetensors"),
+    "get the file again, or make it again",
   ),
   "backbone": (
     "adapter",

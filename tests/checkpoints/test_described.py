@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import time
 
 import numpy as np
 import pytest
@@ -122,15 +124,36 @@ def test_what_a_file_is_linked_to_stays(tmp_path):
   assert (tmp_path / "a").read_text() == "2"
 
 
-def test_two_writers_do_not_meet(tmp_path):
-  """A process leaves what another one writes, and clears what is left."""
-  other = tmp_path / f".a.{os.getppid()}.tmp"
-  left = tmp_path / ".a.999999999.tmp"
-  for path in (other, left):
-    path.write_text("half")
+HOST = socket.gethostname()
+DEAD, DAYS = 999_999_999, 25 * 60 * 60
+
+
+@pytest.mark.parametrize(
+  ("name", "age", "stays"),
+  [
+    (f".a.{os.getppid()}-{HOST}.tmp", DAYS, True),  # A live process writes it.
+    (f".a.1-{HOST}.tmp", 0, True),  # Another user's, as a rule.
+    (f".a.{DEAD}-{HOST}.tmp", 0, False),
+    (f".a.{10**30}-{HOST}.tmp", 0, False),  # No process has such a number.
+    (f".a.{os.getpid()}-{HOST}.tmp", 0, False),  # Had our number before us.
+    (f".a.{DEAD}-other.host.tmp", 0, True),  # Not for us to know.
+    (f".a.{DEAD}-other.host.tmp", DAYS, False),
+    (f".a.{DEAD}.tmp", 0, True),  # Of a version that did not name the host.
+    (f".a.{DEAD}.tmp", DAYS, False),
+    (f".a.b.{DEAD}-{HOST}.tmp", 0, True),  # Of a file `a.b`.
+    (f".ab.{DEAD}-{HOST}.tmp", 0, True),
+    (".a.mine.tmp", DAYS, True),
+  ],
+)
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_left_is_removed(tmp_path, kind, name, age, stays):
+  """And what another one still writes stays, on a shared file system too."""
+  half = tmp_path / name
+  half.mkdir() if kind == "folder" else half.write_text("half")
+  os.utime(half, times=(time.time() - age,) * 2)
   with files.aside(tmp_path / "a") as temporary:
-    temporary.write_text("whole")
-  assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "a"]
+    temporary.mkdir()
+  assert {p.name for p in tmp_path.iterdir()} == {"a", *([name] * stays)}
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -65,6 +65,29 @@ def test_the_file_is_plain_safetensors_with_t5x_paths(tmp_path):
   }
 
 
+def test_a_file_without_checksums_is_read_as_before(tmp_path):
+  """Of an earlier version, or of another library."""
+  model, params = tiny_model()
+  model_folder.save_model(tmp_path, model.config, params)
+  file = tmp_path / "model.safetensors"
+  safetensors_numpy.save_file(safetensors_numpy.load_file(file), file)
+  _, leaves = model_folder.read(tmp_path)
+  assert not any(leaf.check for leaf in leaves.values())
+  _, loaded = load(tmp_path)
+  assert_trees_equal(loaded, params)
+
+
+def test_a_flipped_bit_is_named_when_the_model_is_loaded(tmp_path):
+  model, params = tiny_model()
+  model_folder.save_model(tmp_path, model.config, params)
+  file = tmp_path / "model.safetensors"
+  data = bytearray(file.read_bytes())
+  data[-1] ^= 64
+  file.write_bytes(data)
+  with pytest.raises(ValueError, match=r"model\.safetensors: .* is damaged: "):
+    load_pretrained(tmp_path)
+
+
 def test_bfloat16_rounds_each_leaf_once(tmp_path):
   model, params = tiny_model()
   model_folder.save_model(tmp_path, model.config, params, dtype="bfloat16")

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import coda_jax
+from coda_jax import inspect, testing
 from coda_jax import params as params_lib
-from coda_jax import testing
-from coda_jax.checkpoints import folders, model_folder, run
+from coda_jax.checkpoints import checksums, folders, model_folder, run
 from coda_jax.nn.config import LoraConfig
 from coda_jax.training import setup
 from coda_jax.training.state import Checkpoints, TrainState
@@ -77,6 +77,14 @@ def test_a_run_is_evaluated_as_it_is_trained(
       params,
     )
   assert folders.read_config(paths[0], None) == model.config
+  shown = inspect.open_checkpoint(paths[0])
+  trained, frozen = params_lib.split(params, patterns)
+  assert shown.format == "run" and shown.method == "coda_lora"
+  assert shown.leaves.keys() == params_lib.flatten(trained).keys()
+  assert shown.backbone == (
+    None if whole else f"checksum {checksums.of_all(frozen):08x}"
+  )
+  assert f"match ({len(shown.leaves)} leaves)" in inspect.describe(shown)
 
 
 def test_an_adapter_needs_the_backbone_it_was_trained_on(tmp_path, backbone):
@@ -94,7 +102,7 @@ def test_an_adapter_needs_the_backbone_it_was_trained_on(tmp_path, backbone):
     coda_jax.load_pretrained(path)
 
 
-def test_what_is_not_as_it_was_saved_is_named(tmp_path, backbone):
+def test_what_is_not_as_it_was_saved_is_named(tmp_path, capsys, backbone):
   save(tmp_path, backbone, patterns=params_lib.TASK_PATTERNS)
   path = tmp_path / "checkpoints" / "10"
   file = path / "_CHECKPOINT_METADATA"
@@ -105,8 +113,11 @@ def test_what_is_not_as_it_was_saved_is_named(tmp_path, backbone):
   sums[key] ^= 1
   file.write_text(json.dumps(about))
   _, leaves = folders.read(path, backbone)
-  with pytest.raises(ValueError, match=f"{path} is damaged: {name} is not"):
+  damaged = f"{path}: {name} is damaged: .*take another checkpoint"
+  with pytest.raises(ValueError, match=damaged):
     leaves[name].read()
+  assert inspect.main([str(path)]) == 2
+  assert f"{name} is damaged" in capsys.readouterr().err
   del about["custom_metadata"]["run"]
   file.write_text(json.dumps(about))
   with pytest.raises(ValueError, match="does not say what is trained"):

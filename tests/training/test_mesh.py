@@ -109,6 +109,27 @@ def test_a_checkpoint_is_read_in_parts(tmp_path, monkeypatch):
   assert router.addressable_shards[0].data.shape == (4,)
 
 
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_parts_are_checked_when_all_are_there(tmp_path, stored):
+  """By the devices, since no process reads a whole leaf."""
+  params = testing.random_params(Transformer(CONFIG))
+  model_folder.save_model(tmp_path, CONFIG, params, dtype=stored)
+  mesh = partitioning.make_mesh(data=2, fsdp=4)
+  _, loaded = coda_jax.load_pretrained(tmp_path, mesh=mesh)
+  for path, leaf in params_lib.flatten(params).items():
+    np.testing.assert_array_equal(
+      params_lib.flatten(loaded)[path], leaf.astype(stored).astype("float32")
+    )
+  name = "encoder/layers_0/mlp/wi_0/kernel"
+  file = tmp_path / "model.safetensors"
+  kernel = params_lib.flatten(params)[name].astype(stored)
+  data = bytearray(file.read_bytes())
+  data[data.index(np.asarray(kernel).tobytes()) + 5] ^= 1
+  file.write_bytes(data)
+  with pytest.raises(ValueError, match=f"safetensors: {name} is damaged"):
+    coda_jax.load_pretrained(tmp_path, mesh=mesh)
+
+
 @pytest.mark.parametrize(
   "change",
   [

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import partitioning, testing
+from coda_jax.checkpoints import adapter
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 from coda_jax.training import optimizers, setup, steps
@@ -44,6 +46,30 @@ def test_frozen_leaves_are_rounded_and_trained_ones_are_not(model):
     plain.frozen,
     rounded.frozen,
   )
+
+
+def test_a_run_hashes_its_backbone_once(model, tmp_path, monkeypatch):
+  begun = start(model, "bfloat16")
+  trained, taken = begun.state.trained, []
+  hashed = adapter.fingerprint
+
+  def count(leaves):
+    taken.append(hashed(leaves))
+    return taken[-1]
+
+  monkeypatch.setattr(adapter, "fingerprint", count)
+  save = setup.Saver(model, begun.frozen, dtype="float32")
+  assert not taken
+  folders = [save(trained, tmp_path / name) for name in ("best", "end")]
+  assert len(taken) == 1
+  params = params_lib.merge(trained, begun.frozen)
+  coda_jax.save_adapter(tmp_path / "alone", model, params)
+  for folder in folders:
+    assert adapter.read_config(folder) == adapter.read_config(
+      tmp_path / "alone"
+    )
+  save = setup.Saver(model, {}, dtype="float32")
+  assert save(params, tmp_path).name == "model"
 
 
 def test_a_step_with_rounded_leaves_is_nearly_the_same(model):
