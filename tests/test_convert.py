@@ -145,7 +145,7 @@ def test_an_adapter_on_its_backbone_into_t5x(tmp_path, capsys):
   convert.convert(tmp_path / "a", tmp_path / "backbone", "hf", backbone=True)
   command = [str(tmp_path / "adapter"), str(tmp_path / "b"), "--to", "t5x"]
   assert convert.main(command) == 2
-  assert "without its backbone" in capsys.readouterr().err
+  assert "needs its backbone" in capsys.readouterr().err
   given = ["--initial_checkpoint_path", str(tmp_path / "backbone")]
   assert convert.main([*command, *given]) == 0
   _, leaves = formats.read(tmp_path / "b")
@@ -188,7 +188,7 @@ def test_what_is_there_stays(tmp_path, capsys, monkeypatch):
   (tmp_path / "b/notes").write_text("mine")
   command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf"]
   assert convert.main(command) == 2
-  assert "is there and not empty" in capsys.readouterr().err
+  assert "already exists and is not empty" in capsys.readouterr().err
   assert [p.name for p in (tmp_path / "b").iterdir()] == ["notes"]
 
   def fail(*_, **__):
@@ -237,7 +237,7 @@ def test_a_bucket_that_cannot_be_reached_is_named(
     ["gs://bucket/checkpoint_1", str(tmp_path / "b"), "--to", "hf"],
   ):
     assert convert.main(command) == 2
-    message = "gs://bucket/checkpoint_1 could not be reached: no host"
+    message = "cannot reach gs://bucket/checkpoint_1: no host"
     assert message in capsys.readouterr().err
 
 
@@ -282,7 +282,7 @@ def test_what_comes_meanwhile_stays(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(hf, "write", write_and_more)
   command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf"]
   assert convert.main(command) == 2
-  assert "is there and not empty" in capsys.readouterr().err
+  assert "already exists and is not empty" in capsys.readouterr().err
   assert [p.name for p in (tmp_path / "b").iterdir()] == ["mine"]
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 

@@ -68,7 +68,7 @@ def test_several_processes_are_refused(where, option, capsys):
     (["--gin.TABLE_METRICS=[@metrics.f1]"], "@metrics.f1"),
     (["--gin.METRIC=f1"], "METRIC='f1', but 'table' has ['accuracy'"),
     (["--gin.SPLIT=test"], "'table' has no split 'test'"),
-    (["--gin.CHECKPOINT_PATH=nowhere"], "nowhere holds no checkpoint"),
+    (["--gin.CHECKPOINT_PATH=nowhere"], "no checkpoint found in nowhere"),
     (["--gin.CHECKPOINTPATH=x"], "did you mean CHECKPOINT_PATH?"),
     (["--gin.REDUCTIONS=(3, 0)"], "REDUCTIONS=(3, 0); expected"),
     (["--gin.MESH={'data': 8}"], "batch_size=2 does not divide among data=8"),
@@ -97,5 +97,5 @@ def test_a_checkpoint_that_is_cut_off(tmp_path, where, capsys):
   (tmp_path / "all" / "a" / "config.json").write_text('{"format": "coda')
   more = [f"--gin.CHECKPOINT_PATH={tmp_path}/all"]
   assert eval_lib.main([*FILES, *where, *more]) == 2
-  assert "all/a/config.json is no JSON file" in capsys.readouterr().err
+  assert "all/a/config.json is not valid JSON" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()

@@ -254,7 +254,7 @@ def test_what_is_there_stays(tmp_path, capsys, monkeypatch):
   (tmp_path / "b").mkdir()
   (tmp_path / "b/notes").write_text("mine")
   assert command(arguments, tmp_path / "b", "stablehlo", **GOOD) == 2
-  assert "is there and not empty" in capsys.readouterr().err
+  assert "already exists and is not empty" in capsys.readouterr().err
   assert [p.name for p in (tmp_path / "b").iterdir()] == ["notes"]
 
   def fail(*_, **__):

@@ -140,7 +140,7 @@ def test_a_task(tmp_path):
     (["--gin.VOCABULARY=nothing"], "No vocabulary 'nothing'"),
     (["--gin.MODE=rank"], "MODE='rank'"),
     (["--gin.REDUCTION=0"], "REDUCTION=0; expected a number, 1 or more"),
-    (["--gin.CHECKPOINT_PATH=nowhere"], "nowhere holds no checkpoint"),
+    (["--gin.CHECKPOINT_PATH=nowhere"], "no checkpoint found in nowhere"),
     (["--gin.GENERATE={'method': 'best'}"], "method='best'"),
     (["--gin.INPUTPATH=x"], "did you mean INPUT_PATH?"),
   ],

@@ -131,4 +131,4 @@ def test_dtypes_alone(tmp_path, capsys, model, params):
 
 def test_no_checkpoint(tmp_path, capsys):
   assert inspect.main([str(tmp_path / "nowhere")]) == 2
-  assert "holds no checkpoint" in capsys.readouterr().err
+  assert "no checkpoint found in" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Adapters as small folders: what a task trained, without the backbone.
+"""Adapters as small folders: a task's own parameters, without the backbone.
 
 `adapter_model.safetensors` holds the leaves that `params.TASK_PATTERNS` names;
 `adapter_config.json` says how they were made, and has a fingerprint of the
@@ -32,12 +32,11 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def fingerprint(leaves: Mapping[str, Leaf]) -> str:
-  """A SHA-256 over the leaves that a task leaves frozen, read one at a time.
+  """A SHA-256 over the frozen leaves of a task, read one at a time.
 
-  Taken of their bfloat16 values, so that a backbone stored in bfloat16 has the
-  same fingerprint as the float32 one that it was rounded from. Every adapter
-  file has one, so it stays as it is; `checksums` says what is summed up
-  otherwise.
+  It hashes their bfloat16 values, so a backbone stored in bfloat16 has the same
+  fingerprint as its float32 original. Every adapter file contains one;
+  `checksums` explains the other sums.
   """
   return leaves_lib.digest(
     {
@@ -60,14 +59,13 @@ def save_adapter(
   *,
   backbone: str | None = None,
 ) -> None:
-  """Writes what a task trained: adapters, routers, LoRA factors and norms.
+  """Writes a task's own parameters: adapters, routers, LoRA factors and norms.
 
   Args:
-    path: a folder, made if it is not there; an adapter in it is replaced.
+    path: a folder, made if it does not exist; an adapter in it is replaced.
     model: the model that was trained; its config has `coda`.
     params: its parameters, backbone included.
-    backbone: their `backbone_fingerprint`, where it is known from an earlier
-      save; None hashes the whole backbone.
+    backbone: their `backbone_fingerprint`, if known; None hashes the backbone.
 
   Raises:
     FileExistsError: the folder holds a model.
@@ -75,7 +73,7 @@ def save_adapter(
   """
   if model.config.coda is None:
     raise ValueError(
-      "the model is a plain T5: T5Config.coda is None, so there is no adapter; "
+      "the model is a plain T5 without an adapter: T5Config.coda is None; "
       "use checkpoints.model_folder.save_model"
     )
   leaves = leaves_lib.leaves_of(params)
@@ -102,10 +100,10 @@ def write(
   """Writes an adapter folder from {parameter path: Leaf} of a whole model.
 
   Args:
-    path: as for `save_adapter`, and so `backbone`.
+    path: see `save_adapter`.
     coda: of the model.
     leaves: of the model.
-    backbone: their `fingerprint`, where it is known.
+    backbone: their `fingerprint`, if known; None computes it.
   """
   folder = pathlib.Path(path)
   kinds.check_replaces(folder, "adapter")
@@ -154,15 +152,15 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
   """The values of an adapter folder's `adapter_config.json`.
 
   Raises:
-    FileNotFoundError: it is not there, or the weights are not.
-    ValueError: it is not JSON, or of another library's adapter; or a model is
-      in the same folder.
+    FileNotFoundError: the file or the weights are missing.
+    ValueError: not JSON, another library's adapter, or a folder that also
+      holds a model.
   """
   folder = pathlib.Path(path)
   file = folder / CONFIG_FILE
   if not file.exists():
     raise FileNotFoundError(
-      f"{file} is not there; expected an adapter folder, with "
+      f"{file} does not exist; expected an adapter folder, with "
       f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
   kinds.find_one(folder)
@@ -186,7 +184,7 @@ def read_trained(
   model: Transformer,
   backbone: str,
 ) -> tuple[Transformer, dict[str, Any]]:
-  """What an adapter folder adds to a backbone.
+  """The model and the parameters that an adapter folder adds to a backbone.
 
   Args:
     path: a folder that `save_adapter` wrote.
@@ -195,8 +193,8 @@ def read_trained(
     backbone: the `fingerprint` of its parameters.
 
   Returns:
-    (model, trained): with the adapter's `CodaConfig`, and the tree of what its
-    task owns.
+    (model, trained): the model has the adapter's `CodaConfig`; trained is the
+    tree of its task's own parameters.
 
   Raises:
     FileNotFoundError: the weights are missing.
@@ -215,7 +213,7 @@ def read_trained(
 def read_leaves(
   path: str | os.PathLike[str], fields: Mapping[str, Any], backbone: str
 ) -> tuple[CodaConfig, dict[str, Leaf]]:
-  """An adapter folder's configuration and leaves, not held against a model.
+  """An adapter folder's configuration and leaves, not checked against a model.
 
   Args:
     path: a folder that `save_adapter` wrote.
@@ -237,7 +235,7 @@ def read_leaves(
 
 
 def _wanted(model: Transformer) -> dict[str, Any]:
-  """The abstract leaves that a task of the model's owns."""
+  """The abstract leaves that a task of the model owns."""
   wanted, _ = params_lib.split(
     initialise.abstract_params(model), params_lib.TASK_PATTERNS
   )

@@ -11,7 +11,7 @@ import numpy as np
 from coda_jax.checkpoints import files
 from coda_jax.checkpoints.leaves import Leaf
 
-# zarr chunks of at most this, so that no reader needs more memory at once.
+# The largest zarr chunk, which bounds the memory of every reader.
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -24,19 +24,19 @@ def path_of(folder: Any) -> Any:
 
 @contextlib.contextmanager
 def reaching(folder: Any) -> Iterator[None]:
-  """Names a bucket's folder in what its library raises.
+  """Names a bucket's folder in the errors of its library.
 
   Raises:
-    OSError: whatever went wrong inside, where the folder is in a bucket.
+    OSError: any error inside, if the folder is in a bucket.
   """
   try:
     yield
   except (OSError, ValueError):
-    raise  # Which say what they are about.
-  except Exception as error:  # TensorFlow's, Google's ...
+    raise  # These name the folder already.
+  except Exception as error:  # TensorFlow and Google have their own.
     if "://" not in os.fspath(folder):
       raise
-    raise OSError(f"{folder} could not be reached: {error}") from error
+    raise OSError(f"cannot reach {folder}: {error}") from error
 
 
 def url(path: Any) -> Any:
@@ -51,12 +51,12 @@ def check_inside(name: str, source: Any) -> None:
   """Refuses an array's name that leads out of its folder."""
   if "/" in name or name in ("", ".", ".."):
     raise ValueError(
-      f"{source} names an array {name!r}; expected a folder beside the file"
+      f"{source} names an array {name!r}; expected a folder next to the file"
     )
 
 
 def stored(spec: Mapping[str, Any], kvstore: Any, name: str) -> Leaf:
-  """A leaf of a store that is opened now, and read when it is asked for."""
+  """A leaf of a store: opens the store now, reads the array when asked."""
   import tensorstore as ts
 
   damaged = f"{name} is damaged or incomplete; get the checkpoint again"
@@ -78,7 +78,7 @@ def stored(spec: Mapping[str, Any], kvstore: Any, name: str) -> Leaf:
 
 
 def store(kvstore: Any, leaf: Leaf) -> dict[str, Any]:
-  """Writes an array as zarr; returns what t5x keeps of its metadata."""
+  """Writes an array as zarr; returns the metadata that t5x keeps."""
   import tensorstore as ts
 
   metadata = {
@@ -93,7 +93,7 @@ def store(kvstore: Any, leaf: Leaf) -> dict[str, Any]:
       "kvstore": kvstore,
       "dtype": dtype,
       "metadata": metadata,
-      # Else chunks of zeros would be missing, as if they had got lost.
+      # Write chunks of zeros too: a missing chunk then means a lost one.
       "store_data_equal_to_fill_value": True,
     },
     create=True,

@@ -17,17 +17,17 @@ from coda_jax.t5.network import Transformer
 
 @dataclasses.dataclass(frozen=True)
 class AdapterBank:
-  """What several tasks trained, each leaf stacked on a task axis.
+  """The adapters of several tasks, each leaf stacked on a task axis.
 
-  Every task has the same leaves and the same `CodaConfig`, so that going from
-  one to another compiles nothing anew. Immutable: `add` and `remove` return
-  another bank that shares the backbone.
+  All tasks have the same leaves and the same `CodaConfig`, so switching tasks
+  needs no compilation. Immutable: `add` and `remove` return another bank that
+  shares the backbone.
 
   Attributes:
-    model: the backbone with what all tasks add to it.
-    frozen: the backbone's parameters that no task owns.
-    trained: what the tasks own, [tasks, ...] a leaf.
-    names: of the tasks, in the order of the task axis.
+    model: the backbone with the tasks' `CodaConfig`.
+    frozen: the backbone's parameters, which no task owns.
+    trained: the tasks' own parameters; each leaf is [tasks, ...].
+    names: the tasks' names, in the order of the task axis.
     backbone: the fingerprint of `frozen`.
   """
 
@@ -41,11 +41,11 @@ class AdapterBank:
     """A bank with one more task, at the end.
 
     Args:
-      name: of the task; one that is there already is replaced in its place.
+      name: the task's name; a task of this name is replaced in its place.
       path: a folder that `save_adapter` wrote.
 
     Raises:
-      FileNotFoundError: the folder is not there.
+      FileNotFoundError: the folder does not exist.
       ValueError: another backbone or another `CodaConfig`.
     """
     model, one = adapter.read_trained(
@@ -69,20 +69,20 @@ class AdapterBank:
     """A bank without that task.
 
     Raises:
-      KeyError: there is no such task.
-      ValueError: it is the last one.
+      KeyError: an unknown task.
+      ValueError: it is the only task.
     """
     i = self.task_id(name)
     if len(self.names) == 1:
-      raise ValueError(f"{name!r} is the bank's last task")
+      raise ValueError(f"{name!r} is the bank's only task; a bank needs one")
     names = (*self.names[:i], *self.names[i + 1 :])
     return self._with(names, lambda leaf: jnp.delete(leaf, i, axis=0))
 
   def task_id(self, name: str) -> int:
-    """A task's place on the task axis.
+    """A task's index on the task axis.
 
     Raises:
-      KeyError: there is no such task.
+      KeyError: an unknown task.
     """
     if name not in self.names:
       raise KeyError(f"no task {name!r}; the bank has {list(self.names)}")
@@ -99,19 +99,19 @@ class AdapterBank:
   ) -> Any:
     """Calls a function on a batch in which every example has its own task.
 
-    The backbone's matrices are shared by all examples, only what the tasks own
-    is gathered for each. Compile the call with `jax.jit` as a whole.
+    All examples share the backbone's matrices; only the tasks' own parameters
+    are gathered for each example. Compile the whole call with `jax.jit`.
 
     Args:
       function: (params, *batch) -> arrays with a leading batch axis, such as
         `lambda p, x: model.apply({"params": p}, x, method="encode")`; it is
         traced with a batch of one.
-      task_ids: int [batch], places on the task axis, by `task_id`. One that is
+      task_ids: int [batch], indices on the task axis, from `task_id`. An index
         out of range makes its example NaN.
       *batch: arrays, or trees of arrays, with a leading batch axis.
 
     Returns:
-      What `function` returns, for the batch.
+      The result of `function`, for the batch.
     """
 
     def one(task: Any, *example: Any) -> Any:
@@ -145,7 +145,7 @@ def load_bank(
     paths: {task name: a folder that `save_adapter` wrote}, one or more.
 
   Raises:
-    FileNotFoundError: a folder is not there.
+    FileNotFoundError: a folder does not exist.
     ValueError: no adapter, another backbone, or adapters of several methods.
   """
   if not paths:

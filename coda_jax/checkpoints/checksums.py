@@ -1,4 +1,4 @@
-"""Sums over the bits of arrays: what was stored is what comes back.
+"""Checksums of arrays: whether a file has the numbers that were saved.
 
 Neither the files of a checkpoint nor their compression notice a bit that has
 flipped. These sums do, whatever mesh an array is on: they are of integers, and
@@ -73,7 +73,7 @@ def _sums(leaves: list[Array]) -> list[Array]:
 
 
 def _sum(x: Array) -> Array:
-  """Of the numbers' bits, each times an odd number of its own: uint32."""
+  """The uint32 sum of the bits, each number times an odd factor of its own."""
   bits = lax.bitcast_convert_type(x, _BITS[x.dtype.itemsize])
   place = jnp.ones(x.shape, jnp.uint32)
   for axis in range(x.ndim):

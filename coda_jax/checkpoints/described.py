@@ -1,9 +1,9 @@
 """A safetensors file and the JSON file that describes it, replaced as one.
 
-Two files can't be renamed at once. So the header of the first has a copy of
-what the second says, and each has the copy's digest: a writer that was stopped
-between its two renames leaves digests that differ, and then the copy holds.
-The JSON file may be edited; its digest stays that of the weights.
+Two files can't be renamed at once. So the header of the first file has a copy
+of the second file's fields, and both files have the copy's digest. If a
+writer is stopped between its two renames, the digests differ, and the copy is
+used. Users may edit the JSON file: its digest stays that of the weights.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def write(
   leaves: Mapping[str, Leaf],
   fields: Mapping[str, Any],
 ) -> None:
-  """Writes both files; what they held stays until the new ones are whole.
+  """Writes both files; the old ones stay until the new ones are complete.
 
   Args:
     weights: the safetensors file.
@@ -42,7 +42,7 @@ def write(
 
 
 def read(weights: pathlib.Path, description: pathlib.Path) -> dict[str, Any]:
-  """What describes the weights; warns where that is the copy.
+  """The fields that describe the weights; warns if they are the copy.
 
   Raises:
     FileNotFoundError: a file is missing.
@@ -50,7 +50,7 @@ def read(weights: pathlib.Path, description: pathlib.Path) -> dict[str, Any]:
   """
   fields = files.read_json(description)
   copy = tensors.read_metadata(weights).get(_COPY)
-  if copy is None:  # Of a version that wrote none.
+  if copy is None:  # An earlier version wrote none.
     return fields
   with files.naming(f"{weights}: its header"):
     inside = json.loads(copy)
@@ -58,8 +58,8 @@ def read(weights: pathlib.Path, description: pathlib.Path) -> dict[str, Any]:
     if not ours or fields.get(_DIGEST) == inside[_DIGEST]:
       return fields
   warnings.warn(
-    f"{description} is not of the save that wrote {weights.name}, which was "
-    "stopped halfway; the copy in that file's header is used",
+    f"{description} does not match {weights.name}: a save was interrupted. "
+    f"Using the copy in the header of {weights.name}.",
     stacklevel=3,
   )
   return inside

@@ -16,34 +16,37 @@ _DAY = 24 * 60 * 60
 
 
 def check_new(path: Any) -> None:
-  """Refuses a place for a new folder where something is.
+  """Refuses a path for a new folder that already holds something.
 
   Args:
     path: a pathlib or etils path.
 
   Raises:
-    FileExistsError: it is a file, a folder that is not empty, or the folder
-      that the program runs in.
+    FileExistsError: it is a file, a folder that is not empty, or the current
+      folder.
   """
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise FileExistsError(
-      f"{path} is there and not empty; name a new folder, or remove it"
+      f"{path} already exists and is not empty; choose another folder or "
+      "remove it"
     )
   if os.path.realpath(path) == os.getcwd():
-    raise FileExistsError(f"{path} is the current folder; name a new one")
+    raise FileExistsError(
+      f"{path} is the current folder; choose another folder"
+    )
 
 
 @contextlib.contextmanager
 def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A temporary neighbour that takes the place of `path` at the end.
+  """A temporary file or folder that replaces `path` at the end.
 
-  For files and folders. Whatever goes wrong inside, what `path` held stays. A
-  link to a folder stays one: what it points at is replaced.
+  If the body raises, `path` keeps its content. A link to a folder stays a link:
+  its target is replaced.
 
-  The neighbour's name has the process and its host, `.model.123-host.tmp`, so
-  that several writers on a shared file system do not meet. What killed writers
-  have left is removed: this host's at once, since it knows its processes, and
-  another's once nobody has written to it for a day.
+  The temporary name contains the process and its host, `.model.123-host.tmp`,
+  so writers on a shared file system do not collide. Leftovers of killed writers
+  are removed: those of this host at once, because it knows its processes, those
+  of other hosts after a day without a write.
   """
   if path.is_symlink() and not path.is_file():
     path = pathlib.Path(os.path.realpath(path))
@@ -72,9 +75,9 @@ def aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def recover(path: pathlib.Path) -> None:
-  """Puts back a folder that `aside` was replacing when its process was killed.
+  """Restores a folder whose writer was killed while `aside` replaced it.
 
-  For whoever reads a folder that is replaced again and again.
+  Call it before reading a folder that is replaced repeatedly.
   """
   old = _old(path)
   if old.exists():
@@ -97,26 +100,28 @@ def read_json(path: Any) -> dict[str, Any]:
     path: a pathlib or etils path.
 
   Raises:
-    FileNotFoundError: it is not there.
-    ValueError: it is not JSON, or no object.
+    FileNotFoundError: it does not exist.
+    ValueError: it is not a JSON object.
   """
   if not path.exists():
-    raise FileNotFoundError(f"{path} is not there")
+    raise FileNotFoundError(f"{path} does not exist")
   try:
     fields = json.loads(path.read_text())
   except (ValueError, RecursionError) as error:
-    raise ValueError(f"{path} is no JSON file: {error}") from error
+    raise ValueError(f"{path} is not valid JSON: {error}") from error
   if not isinstance(fields, dict):
-    raise ValueError(f"{path} holds a {type(fields).__name__}, no JSON object")
+    raise ValueError(
+      f"{path} holds a {type(fields).__name__}; expected a JSON object"
+    )
   return fields
 
 
 @contextlib.contextmanager
 def naming(what: Any) -> Iterator[None]:
-  """Names a file, or a part of one, in what its values make go wrong inside.
+  """Names a file, or a part of one, in errors that its values cause.
 
   Raises:
-    ValueError: a value that is absent, of another type or out of range.
+    ValueError: a value is missing, of another type or out of range.
   """
   try:
     yield
@@ -137,9 +142,9 @@ def _old(path: pathlib.Path) -> pathlib.Path:
 
 
 def _is_left(neighbour: pathlib.Path, name: str) -> bool:
-  """Whether a file or folder is what a killed writer of `name` has left.
+  """Whether a file or folder is a leftover of a killed writer of `name`.
 
-  Earlier versions did not write the host, so it counts as another one.
+  Earlier versions did not write the host: it counts as another host.
   """
   parts = re.fullmatch(
     rf"\.{re.escape(name)}\.(\d+)(?:-(.+))?\.tmp", neighbour.name
@@ -147,7 +152,7 @@ def _is_left(neighbour: pathlib.Path, name: str) -> bool:
   if parts is None:
     return False
   if parts[2] == socket.gethostname():
-    # One with our own number is of an earlier process that had it.
+    # With our own number, it belongs to an earlier process of this number.
     return int(parts[1]) == os.getpid() or not _is_running(int(parts[1]))
   try:
     return time.time() - neighbour.lstat().st_mtime > _DAY
@@ -156,18 +161,18 @@ def _is_left(neighbour: pathlib.Path, name: str) -> bool:
 
 
 def _is_running(process: int) -> bool:
-  """Whether this host has a process of that number, by a signal of none."""
+  """Whether this host has a process of that number, by sending no signal."""
   try:
     os.kill(process, 0)
   except (ProcessLookupError, OverflowError):
     return False
-  except PermissionError:  # It is another user's.
+  except PermissionError:  # Another user's process.
     return True
   return True
 
 
 def _sync(path: pathlib.Path) -> None:
-  """Has the system write a file's content before its new name."""
+  """Writes a file's content to disk, before its new name."""
   with open(path, "rb") as file:
     os.fsync(file.fileno())
 

@@ -1,4 +1,4 @@
-"""One checkpoint or a folder of them: models, adapters, those of a run."""
+"""One checkpoint or a folder of them: models, adapters, runs."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ from coda_jax.t5.network import Transformer
 
 
 def is_adapter(path: str | os.PathLike[str]) -> bool:
-  """Whether a folder holds what `save_adapter` writes."""
+  """Whether a folder holds an adapter of `save_adapter`."""
   with arrays.reaching(path):
     return (arrays.path_of(path) / adapter.CONFIG_FILE).exists()
 
@@ -34,50 +34,48 @@ def find(path: str | os.PathLike[str]) -> list[str]:
   """The checkpoints at `path`: itself, or else its subfolders that hold one.
 
   Args:
-    path: a model's folder of any format, an adapter's, one that training goes
-      on from (`checkpoints/N`), a name in `formats.SHIPPED`, or a folder of
-      such folders.
+    path: a model folder of any format, an adapter folder, a run's
+      `checkpoints/N`, a name in `formats.SHIPPED`, or a folder of such folders.
 
   Returns:
     Their paths, in natural order: checkpoint_900 before checkpoint_1000.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: no checkpoint was found.
   """
   if _holds_checkpoint(path):
     return [os.fspath(path)]
   folder = arrays.path_of(path)
   children = folder.iterdir() if folder.is_dir() else ()
-  found = [
+  paths = [
     os.fspath(child)
     for child in children
     if child.is_dir()
     and not child.name.startswith(".")
-    and ".orbax-checkpoint-tmp" not in child.name  # Cut off.
+    and ".orbax-checkpoint-tmp" not in child.name  # Incomplete.
     and _holds_checkpoint(child)
   ]
-  if not found:
+  if not paths:
     raise FileNotFoundError(
-      f"{path} holds no checkpoint, and none of its subfolders does; expected "
-      "a model's folder (of coda_jax, Hugging Face or t5x), an adapter's, a "
-      "run's checkpoints/N, a folder of such folders, or one of "
-      f"{formats.SHIPPED}"
+      f"no checkpoint found in {path} and its subfolders; expected a model "
+      "folder (coda_jax, Hugging Face or t5x), an adapter folder, a run's "
+      f"checkpoints/N, a folder of such folders, or one of {formats.SHIPPED}"
     )
-  return sorted(found, key=_natural)
+  return sorted(paths, key=_natural)
 
 
 def check(
   paths: Sequence[str], backbone_path: str | os.PathLike[str] | None
 ) -> None:
-  """Opens every checkpoint, so that a damaged one is found before the work.
+  """Opens every checkpoint, to find a damaged one before the work starts.
 
   Args:
-    paths: as `find` returns.
-    backbone_path: the pretrained model that adapters go on.
+    paths: the result of `find`.
+    backbone_path: the pretrained model of the adapters.
 
   Raises:
-    FileNotFoundError, ValueError: a file is missing, cut off or of no known
-      format, or there is no backbone for an adapter.
+    FileNotFoundError, ValueError: a file is missing, incomplete or of an
+      unknown format, or an adapter has no backbone.
   """
   for path in paths:
     if run.is_run(path):
@@ -100,7 +98,7 @@ def read_config(
   """The configuration of `read`, without hashing the backbone.
 
   Raises:
-    FileNotFoundError, ValueError: as `check`.
+    FileNotFoundError, ValueError: see `check`.
   """
   if run.is_run(path):
     return run.read_config(path)
@@ -118,14 +116,15 @@ def read(
   """`formats.read`, of an adapter or a run on its backbone too.
 
   Args:
-    path: as `find` returns.
-    backbone_path: the pretrained model that an adapter goes on, or None.
+    path: one path of `find`.
+    backbone_path: the pretrained model of an adapter, or None.
 
   Returns:
     (config, {parameter path: Leaf}) of the whole model.
 
   Raises:
-    FileNotFoundError, ValueError: as `check`; an adapter of another backbone.
+    FileNotFoundError, ValueError: see `check`; or an adapter of another
+      backbone.
   """
   if run.is_run(path):
     check([path], backbone_path)
@@ -156,24 +155,25 @@ def load_each(
   The backbone of adapters is read and hashed once, and shared by all of them.
 
   Args:
-    paths: as `find` returns.
-    backbone_path: the pretrained model that adapters go on, or None.
+    paths: the result of `find`.
+    backbone_path: the pretrained model of the adapters, or None.
     dtype: of the computation, float32 or bfloat16.
-    mesh: as for `load_pretrained`; what an adapter has is small, and is where
-      it is used.
+    mesh: see `load_pretrained`; an adapter's own parameters are small, and
+      stay on one device.
 
   Yields:
     (path, model, params).
 
   Raises:
-    FileNotFoundError, ValueError: as `check`; an adapter of another backbone.
+    FileNotFoundError, ValueError: see `check`; or an adapter of another
+      backbone.
   """
   check(paths, backbone_path)
   backbone = None
   for path in paths:
     if run.is_run(path):
-      found = run.read(path, backbone_path)
-      yield path, *from_read(*found, path, dtype=dtype, mesh=mesh)
+      config, leaves = run.read(path, backbone_path)
+      yield path, *from_read(config, leaves, path, dtype=dtype, mesh=mesh)
       continue
     if not is_adapter(path):
       yield path, *load_pretrained(path, dtype=dtype, mesh=mesh)
@@ -193,9 +193,8 @@ def load_each(
 def _check_backbone(path: Any, backbone_path: Any) -> None:
   if backbone_path is None:
     raise ValueError(
-      f"{path} is an adapter, or of a run that trains one, without its "
-      "backbone; set INITIAL_CHECKPOINT_PATH to the pretrained model that it "
-      "was trained on"
+      f"{path} needs its backbone: set INITIAL_CHECKPOINT_PATH to the "
+      "pretrained model that it was trained on"
     )
 
 
@@ -207,7 +206,7 @@ def _holds_checkpoint(path: str | os.PathLike[str]) -> bool:
   except FileNotFoundError:
     return False
   except ValueError:
-    return True  # A damaged one; reading it says what is wrong.
+    return True  # It is damaged; reading it raises an error that says how.
   return True
 
 

@@ -1,4 +1,4 @@
-"""Which of the formats a checkpoint folder has, and reading any of them."""
+"""The format of a checkpoint folder, and reading every format."""
 
 import os
 import pathlib
@@ -33,29 +33,29 @@ def find_folder(path: str | os.PathLike[str]) -> Any:
 
 
 def detect(path: str | os.PathLike[str]) -> str:
-  """The format of a checkpoint folder, told from what is in it.
+  """The format of a checkpoint folder, told by its content.
 
   Args:
-    path: a folder; one in a bucket is t5x's.
+    path: a folder; in a bucket only t5x's.
 
   Returns:
     One of `FORMATS`.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
-    ValueError: the folder holds several, or something else.
+    FileNotFoundError: the folder has no checkpoint.
+    ValueError: the folder has several, or an unknown `config.json`.
   """
   folder = find_folder(path)
   kind = kinds.find_one(folder)
   if kind is None:
     raise FileNotFoundError(
-      f"{folder} holds no checkpoint: neither config.json (Hugging Face's and "
-      f"ours) nor a checkpoint of t5x; {_nearby(folder)}"
+      f"no checkpoint found in {folder}: neither config.json (Hugging Face and "
+      f"coda_jax) nor a t5x checkpoint; {_nearby(folder)}"
     )
   if kind == "adapter":
     raise FileNotFoundError(
-      f"{folder} holds an adapter; give the pretrained model that it was "
-      "trained on, and put the adapter on it with load_adapter"
+      f"{folder} holds an adapter; pass the pretrained model that it was "
+      "trained on, and add the adapter with load_adapter"
     )
   return kind
 
@@ -69,36 +69,37 @@ def read(
     path: a folder of any of `FORMATS`, or one of `SHIPPED`.
 
   Returns:
-    (config, {parameter path: Leaf}); no array is read before it is asked for.
+    (config, {parameter path: Leaf}); arrays are read later, by the leaves.
 
   Raises:
-    FileNotFoundError: there is no checkpoint, or a part of it is missing.
-    ValueError: a checkpoint that can't be read, saying why.
+    FileNotFoundError: the checkpoint or a part of it is missing.
+    ValueError: a checkpoint that can't be read, with the reason.
   """
   readers = {"coda_jax": model_folder.read, "hf": hf.read, "t5x": t5x.read}
   kind = detect(path)
-  config, found = readers[kind](find_folder(path))
-  leaves.check_dtypes(found, str(path))
+  config, read_leaves = readers[kind](find_folder(path))
+  leaves.check_dtypes(read_leaves, str(path))
   expected = initialise.abstract_params(Transformer(config))
   leaves.check(
-    {  # What t5x has of adapters and routers, it has no configuration for.
+    {  # t5x has no configuration for adapters and routers: skip them.
       name: leaf
-      for name, leaf in found.items()
+      for name, leaf in read_leaves.items()
       if kind != "t5x" or not initialise.is_added(name)
     },
     params_lib.flatten(expected),
     str(path),
   )
-  return config, found
+  return config, read_leaves
 
 
 def _nearby(folder: Any) -> str:
-  """What the user may have meant."""
+  """A hint at what the user may have meant."""
   path = pathlib.Path(folder)
   if (path / t5x_orbax.CHECKPOINT_FILE).exists():
     return (
-      "it is what training goes on from, which coda_jax.eval, infer, export, "
-      "convert and inspect read; its run ends with a model/ or adapter/"
+      "it is a checkpoint of a training run, which coda_jax.eval, infer, "
+      "export, convert and inspect read; at its end the run writes model/ or "
+      "adapter/"
     )
   if "://" not in str(folder) and path.is_dir():
     inner = sorted(

@@ -51,8 +51,8 @@ def from_leaves(
 ) -> dict[str, Any]:
   """The parameters of a model from a checkpoint's leaves.
 
-  Leaves that only the model has, adapters and routers, are initialised;
-  adapters and routers that only the checkpoint has are left behind.
+  Adapters and routers that only the model has are initialised; those that only
+  the checkpoint has are left out.
 
   Args:
     model: a `Transformer`.

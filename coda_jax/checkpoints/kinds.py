@@ -1,4 +1,4 @@
-"""What kinds of checkpoint a folder holds, told from the files in it."""
+"""The kinds of checkpoint in a folder, told apart by its files."""
 
 import os
 import pathlib
@@ -12,22 +12,22 @@ HF_INDEX_FILE = "model.safetensors.index.json"
 
 
 def find(folder: Any) -> list[str]:
-  """The kinds in a folder, a path or in a bucket.
+  """The kinds of checkpoint in a local folder or one in a bucket.
 
   Returns:
-    Of "adapter", "coda_jax", "hf" and "t5x", those that are there.
+    A list of "adapter", "coda_jax", "hf" and "t5x".
 
   Raises:
-    OSError: a bucket that can't be reached.
-    ValueError: a damaged `config.json`, or one of another library's.
+    OSError: a bucket can't be reached.
+    ValueError: a damaged `config.json`, or one of another library.
   """
-  found = ["t5x"] if t5x.find_layout(folder) else []
+  others = ["t5x"] if t5x.find_layout(folder) else []
   path = pathlib.Path(folder)
   if (path / ADAPTER_CONFIG_FILE).exists():
-    found.append("adapter")
+    others.append("adapter")
   config = path / CONFIG_FILE
   if not config.exists():
-    return found
+    return others
   fields = files.read_json(config)
   kinds = [
     kind
@@ -36,37 +36,37 @@ def find(folder: Any) -> list[str]:
   ]
   if len(kinds) != 1:
     raise ValueError(
-      f"{config} should have either 'format', as coda_jax writes it, or "
-      f"'model_type', as Hugging Face's; it has {sorted(fields)}"
+      f"{config} has the fields {sorted(fields)}; expected either 'format' "
+      "(written by coda_jax) or 'model_type' (written by transformers)"
     )
   if kinds == ["coda_jax"] and (path / HF_INDEX_FILE).exists():
     kinds.append("hf")
-  return kinds + found
+  return kinds + others
 
 
 def find_one(folder: Any) -> str | None:
-  """The kind of a folder's one checkpoint, None if there is none.
+  """The kind of the only checkpoint in a folder, None without one.
 
   Raises:
-    ValueError: there are several.
+    ValueError: the folder has more than one.
   """
-  found = find(folder)
-  if len(found) > 1:
+  kinds = find(folder)
+  if len(kinds) > 1:
     raise ValueError(
-      f"{folder} holds several checkpoints, of the kinds "
-      f"{' and '.join(found)}; keep each in a folder of its own"
+      f"{folder} contains more than one checkpoint ({' and '.join(kinds)}); "
+      "keep one per folder"
     )
-  return found[0] if found else None
+  return kinds[0] if kinds else None
 
 
 def check_replaces(folder: str | os.PathLike[str], kind: str) -> None:
-  """Refuses to write a checkpoint beside one of another kind.
+  """Refuses to write a checkpoint next to one of another kind.
 
   Raises:
-    FileExistsError: naming it.
+    FileExistsError: the folder has another kind; the message names it.
   """
-  if other := [found for found in find(folder) if found != kind]:
+  if other := [one for one in find(folder) if one != kind]:
     raise FileExistsError(
-      f"{folder} holds a checkpoint of the kind {' and '.join(other)}; write "
-      f"one of the kind {kind} to another folder"
+      f"{folder} already contains a checkpoint of the kind "
+      f"{' and '.join(other)}; write the {kind} checkpoint to another folder"
     )

@@ -55,7 +55,7 @@ class Leaf:
     return self.size * self.dtype.itemsize
 
   def at(self, index: Any, shape: tuple[int, ...]) -> "Leaf":
-    """What the array has at an index, NumPy's, which has that shape."""
+    """The part of the array at a NumPy index; `shape` is the part's shape."""
     read_at = self.read_at or (lambda index: self.read()[index])
     return Leaf(shape, self.dtype, lambda: read_at(index))
 
@@ -135,13 +135,13 @@ def leaves_of(params: params_lib.Params) -> dict[str, Leaf]:
   return {p: leaf_of(x) for p, x in params_lib.flatten(params).items()}
 
 
-def check_dtypes(found: Mapping[str, Leaf], source: str) -> None:
-  """Refuses leaves that are no parameters.
+def check_dtypes(leaves: Mapping[str, Leaf], source: str) -> None:
+  """Refuses leaves that can't be parameters.
 
   Raises:
-    ValueError: naming the first whose dtype is not floating point.
+    ValueError: a dtype is not floating point; the message names the first leaf.
   """
-  for path, leaf in found.items():
+  for path, leaf in leaves.items():
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       raise ValueError(
         f"{source}: {path} has dtype {leaf.dtype.name}; expected floating "
@@ -150,26 +150,26 @@ def check_dtypes(found: Mapping[str, Leaf], source: str) -> None:
 
 
 def check(
-  found: Mapping[str, Any], expected: Mapping[str, Any], source: str
+  leaves: Mapping[str, Any], expected: Mapping[str, Any], source: str
 ) -> None:
   """Refuses leaves that are missing, left over, or of another shape.
 
   Args:
-    found: {path: anything with a shape}, of the file.
-    expected: likewise, of the model.
+    leaves: {path: anything with a shape}, of the file.
+    expected: {path: anything with a shape}, of the model.
     source: the file's name.
 
   Raises:
-    ValueError: naming every such leaf.
+    ValueError: leaves do not fit; the message names all of them.
   """
   problems = [
-    f"{path}: {tuple(found[path].shape)} in the file, {tuple(leaf.shape)} in "
+    f"{path}: {tuple(leaves[path].shape)} in the file, {tuple(leaf.shape)} in "
     "the model"
     for path, leaf in expected.items()
-    if path in found and tuple(found[path].shape) != tuple(leaf.shape)
+    if path in leaves and tuple(leaves[path].shape) != tuple(leaf.shape)
   ]
-  problems += [f"{p}: not in the file" for p in expected if p not in found]
-  problems += [f"{p}: not in the model" for p in found if p not in expected]
+  problems += [f"{p}: not in the file" for p in expected if p not in leaves]
+  problems += [f"{p}: not in the model" for p in leaves if p not in expected]
   if problems:
     raise ValueError(
       f"{source} does not fit the model; use the size and the method that it "

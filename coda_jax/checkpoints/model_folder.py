@@ -1,4 +1,4 @@
-"""Our own checkpoint folder: `config.json` beside `model.safetensors`.
+"""Our own checkpoint folder: `config.json` and `model.safetensors`.
 
 Keys are parameter paths joined by "/". An interrupted write leaves the old
 model or the new one, never half of each.
@@ -55,7 +55,7 @@ def save_model(
   """Writes a model folder.
 
   Args:
-    folder: made if it is not there; a model already in it is replaced.
+    folder: made if it does not exist; a model in it is replaced.
     config: the model's shape.
     params: its parameters.
     dtype: float32 or bfloat16, of the file.

@@ -29,7 +29,7 @@ def load_pretrained(
   Args:
     path: a Hugging Face T5 folder (config.json and safetensors), a checkpoint_N
       folder of t5x, a folder written by coda_jax, or "tiny_dense" or
-      "tiny_coda", which come with the package; told apart by what is in it.
+      "tiny_coda", which come with the package; told apart by its content.
     coda: turns the checkpoint into a CoDA model: adapters and routers that the
       file does not have are initialised, the backbone is the file's. None takes
       the model as it is in the file.
@@ -68,9 +68,9 @@ def from_read(
     config: of the model.
     leaves: of the checkpoint.
     source: its name, for messages.
-    dtype: as for `load_pretrained`, and so the rest.
-    param_dtype: likewise.
-    mesh: likewise.
+    dtype: see `load_pretrained`.
+    param_dtype: see `load_pretrained`.
+    mesh: see `load_pretrained`.
 
   Raises:
     ValueError: leaves that do not fit, all named.

@@ -1,8 +1,8 @@
-"""What a run goes on from: `MODEL_DIR/checkpoints/N`, which training writes.
+"""The checkpoints of a training run: `MODEL_DIR/checkpoints/N`.
 
-Such a folder of orbax's has the leaves that are trained and the optimizer's
-state, sums over their bits, and what the run was begun with. The leaves that
-are not trained are those of the run's INITIAL_CHECKPOINT_PATH.
+Such an orbax folder has the trained leaves and the optimizer's state, their
+checksums, and the settings that the run started with. The frozen leaves are
+those of the run's INITIAL_CHECKPOINT_PATH.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
 
-# Among what the run was begun with, as a message would have it.
+# The name of a setting that a run starts with, as messages show it.
 FROZEN = "a checksum of the frozen parameters"
 
 _CONFIG = "T5Config."
@@ -34,7 +34,7 @@ _FREE = ("dtype", "remat")
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-  """Whether a folder is a checkpoint that training goes on from."""
+  """Whether a folder is a checkpoint of a training run."""
   return (pathlib.Path(path) / "default" / t5x_orbax.METADATA_FILE).exists()
 
 
@@ -50,14 +50,14 @@ def read_config(path: str | os.PathLike[str]) -> T5Config:
   """The shape of the model that is trained.
 
   Raises:
-    FileNotFoundError: the description is not there.
+    FileNotFoundError: the description is missing.
     ValueError: it is damaged, or not of a run of coda_jax.
   """
   return _config(_read_about(path), path)
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
-  """Whether every leaf is trained, so that the folder has the whole model.
+  """Whether every leaf is trained: then the folder has the whole model.
 
   Raises:
     FileNotFoundError, ValueError: as `read_config`; damaged arrays.
@@ -97,9 +97,8 @@ def read(
     }
     if checksums.of_sums(sums) != about["run"].get(FROZEN):
       raise ValueError(
-        f"{path} was trained on another model than {backbone_path}: the leaves "
-        "that it leaves frozen differ; give the INITIAL_CHECKPOINT_PATH that "
-        "it was trained with"
+        f"{path} was trained on another model than {backbone_path}: the frozen "
+        "leaves differ; use the INITIAL_CHECKPOINT_PATH of the run"
       )
   return config, {**frozen, **trained}
 
@@ -143,9 +142,9 @@ def _read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
   about = files.read_json(file).get("custom_metadata") or {}
   if not {"run", "checksums"} <= about.keys():
     raise ValueError(
-      f"{file} does not say what is trained, so it is not a checkpoint of "
-      "coda_jax.train, or one of an older version: start its run again to "
-      "have its model/ or adapter/"
+      f"{file} does not describe the trained leaves: it is not a checkpoint of "
+      "coda_jax.train, or was written by an older version. Resume its run to "
+      "get its model/ or adapter/"
     )
   return about
 

@@ -44,13 +44,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   is not what was saved. `Leaf.read_at` checks nothing; see `Leaf.check`.
 
   Raises:
-    FileNotFoundError: it is not there.
-    ValueError: it is not a whole safetensors file, or holds arrays of a dtype
+    FileNotFoundError: it does not exist.
+    ValueError: it is not a complete safetensors file, or has arrays of a dtype
       that no checkpoint has.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f"{path} is not there")
+    raise FileNotFoundError(f"{path} does not exist")
   leaves = {}
   with _opened(path) as file:
     saved = _saved_checksums(path, file.metadata() or {})
@@ -78,12 +78,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
   """The free-form part of a file's header.
 
   Raises:
-    FileNotFoundError: it is not there.
+    FileNotFoundError: it does not exist.
     ValueError: it is not a whole safetensors file.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f"{path} is not there")
+    raise FileNotFoundError(f"{path} does not exist")
   with _opened(path) as file:
     return file.metadata() or {}
 
@@ -192,5 +192,5 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
       yield file
   except SafetensorError as error:
     raise ValueError(
-      f"{path} is cut off or is no safetensors file ({error}); get it again"
+      f"{path} is incomplete or not a safetensors file ({error}); get it again"
     ) from error

@@ -118,7 +118,7 @@ def test_tasks_that_do_not_fit(bank, folders, tmp_path):
   with pytest.raises(KeyError, match="no task 'post'"):
     bank.params("post")
   alone = bank.remove("news").remove("law")
-  with pytest.raises(ValueError, match="'mail' is the bank's last task"):
+  with pytest.raises(ValueError, match="'mail' is the bank's only task"):
     alone.remove("mail")
   with pytest.raises(ValueError, match="one adapter or more"):
     load_bank(bank.model, FROZEN, {})

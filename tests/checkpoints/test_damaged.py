@@ -142,7 +142,7 @@ CASES = {
     rewrite("config.json", b'{"a": ' + b"9" * 5000 + b"}"),
     "no JSON",
   ),
-  "deep": ("hf", rewrite("config.json", b"[" * 100_000), "is no JSON file"),
+  "deep": ("hf", rewrite("config.json", b"[" * 100_000), "is not valid JSON"),
   "no flag": (
     "hf",
     edit("config.json", scale_decoder_outputs="false"),
@@ -158,18 +158,22 @@ CASES = {
   "list": ("hf", edit("config.json", feed_forward_proj=["relu"]), "['relu']"),
   "absent": ("hf", edit("config.json", d_ff=REMOVED), "lacks d_ff"),
   "dropout": ("hf", edit("config.json", dropout_rate="x"), "config.json: "),
-  "no object": ("hf", rewrite("config.json", b"[]"), "no JSON object"),
-  "no json": ("hf", rewrite("config.json", b"{"), "is no JSON file"),
+  "no object": ("hf", rewrite("config.json", b"[]"), "expected a JSON object"),
+  "no json": ("hf", rewrite("config.json", b"{"), "is not valid JSON"),
   "both kinds": ("hf", edit("config.json", format="coda_jax"), "'model_type'"),
   # safetensors.
-  "empty": ("hf", rewrite("model.safetensors", b""), "is cut off"),
+  "empty": ("hf", rewrite("model.safetensors", b""), "is incomplete"),
   "header": (
     "hf",
     rewrite("model.safetensors", b"\x10" + bytes(7) + b"{" * 16),
-    "is cut off",
+    "is incomplete",
   ),
-  "header size": ("hf", rewrite("model.safetensors", b"\xff" * 16), "cut off"),
-  "half": ("hf", cut("model.safetensors", 4000), "is cut off"),
+  "header size": (
+    "hf",
+    rewrite("model.safetensors", b"\xff" * 16),
+    "incomplete",
+  ),
+  "half": ("hf", cut("model.safetensors", 4000), "is incomplete"),
   "integers": ("hf", retype("shared.weight", np.int32), "has dtype int32"),
   "extra": ("hf", add_tensor("x.weight", np.ones(2, "f")), "x.weight"),
   "other copy": (
@@ -185,7 +189,7 @@ CASES = {
     edit(INDEX, weight_map={"shared.weight": 3}),
     "should map tensors",
   ),
-  "index cut": ("sharded", cut(INDEX, 100), "is no JSON file"),
+  "index cut": ("sharded", cut(INDEX, 100), "is not valid JSON"),
   "shard cut": ("sharded", cut("model-00002-of-*", 300), "model-00002-of"),
   "single and index": (
     "sharded",
@@ -242,7 +246,11 @@ CASES = {
     "backbone is 3",
   ),
   # t5x's.
-  "metadata cut": ("orbax", cut("state/_METADATA", 50), "_METADATA is no JSON"),
+  "metadata cut": (
+    "orbax",
+    cut("state/_METADATA", 50),
+    "_METADATA is not valid JSON",
+  ),
   "metadata list": ("orbax", rewrite("state/_METADATA", b"[]"), "_METADATA"),
   "metadata bare": (
     "orbax",
@@ -340,7 +348,7 @@ def test_an_array_outside_the_folder(tmp_path, capsys, sources, name):
   kvstore = {"driver": "file", "path": name}
   with_kernel(sources, folder, lambda spec: {**spec, "kvstore": kvstore})
   assert inspect.main([str(folder)]) == 2
-  assert "expected a folder beside the file" in capsys.readouterr().err
+  assert "expected a folder next to the file" in capsys.readouterr().err
 
 
 def test_weights_of_another_adapter_bring_their_own_backbone(tmp_path):
@@ -353,7 +361,7 @@ def test_weights_of_another_adapter_bring_their_own_backbone(tmp_path):
   weights = "adapter_model.safetensors"
   shutil.copyfile(tmp_path / "b" / weights, tmp_path / "a" / weights)
   with (
-    pytest.warns(UserWarning, match="not of the save"),
+    pytest.warns(UserWarning, match="a save was interrupted"),
     pytest.raises(ValueError, match="another backbone"),
   ):
     coda_jax.load_adapter(tmp_path / "a", model, params)

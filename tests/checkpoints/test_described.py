@@ -49,7 +49,7 @@ def test_a_write_that_stops_leaves_the_old_or_the_new(
     write(tmp_path, 2.0)
   expected = (1.0, 1.0) if renames == 0 else (2.0, 2.0)
   if renames == 1:
-    with pytest.warns(UserWarning, match="stopped halfway"):
+    with pytest.warns(UserWarning, match="a save was interrupted"):
       assert read(tmp_path) == expected
   else:
     assert read(tmp_path) == expected
@@ -59,7 +59,7 @@ def test_the_description_of_an_older_version_is_not_of_new_weights(tmp_path):
   """A first write over its files that was stopped between the two renames."""
   write(tmp_path, 2.0)
   (tmp_path / "about.json").write_text('{"format": "test", "value": 1.0}')
-  with pytest.warns(UserWarning, match="stopped halfway"):
+  with pytest.warns(UserWarning, match="a save was interrupted"):
     assert read(tmp_path) == (2.0, 2.0)
 
 

@@ -51,7 +51,9 @@ def test_a_folder_is_its_checkpoints_in_natural_order(tmp_path, backbone):
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_nothing_there(tmp_path, name):
   (tmp_path / "empty" / "inner").mkdir(parents=True)
-  with pytest.raises(FileNotFoundError, match=f"{name} holds no checkpoint"):
+  with pytest.raises(
+    FileNotFoundError, match=f"no checkpoint found in .*{name}"
+  ):
     folders.find(tmp_path / name)
 
 
@@ -111,8 +113,8 @@ def foreign_config(folder):
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
-    (cut_weights, "b/adapter_model.safetensors is cut off"),
-    (cut_config, "b/adapter_config.json is no JSON file"),
+    (cut_weights, "b/adapter_model.safetensors is incomplete"),
+    (cut_config, "b/adapter_config.json is not valid JSON"),
     (foreign_config, "b/adapter_config.json says peft_type 'LORA'"),
   ],
 )
@@ -130,5 +132,5 @@ def test_damage_is_found_before_anything_is_loaded(
 def test_a_damaged_model_in_a_folder_is_not_passed_over(tmp_path, backbone):
   (backbone / "config.json").write_text("{")
   assert folders.find(tmp_path) == [str(backbone)]
-  with pytest.raises(ValueError, match=r"config.json is no JSON"):
+  with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
     folders.check([str(backbone)], None)

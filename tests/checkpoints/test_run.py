@@ -98,7 +98,7 @@ def test_an_adapter_needs_the_backbone_it_was_trained_on(tmp_path, backbone):
   )
   with pytest.raises(ValueError, match="trained on another model than .*other"):
     folders.read(path, tmp_path / "other")
-  with pytest.raises(FileNotFoundError, match="what training goes on from"):
+  with pytest.raises(FileNotFoundError, match="checkpoint of a training run"):
     coda_jax.load_pretrained(path)
 
 
@@ -120,5 +120,5 @@ def test_what_is_not_as_it_was_saved_is_named(tmp_path, capsys, backbone):
   assert f"{name} is damaged" in capsys.readouterr().err
   del about["custom_metadata"]["run"]
   file.write_text(json.dumps(about))
-  with pytest.raises(ValueError, match="does not say what is trained"):
+  with pytest.raises(ValueError, match="does not describe the trained leaves"):
     folders.check([str(path)], backbone)

@@ -183,5 +183,5 @@ def test_bad_folders(tmp_path):
   (tmp_path / "checkpoint_7/config.json").write_text(
     json.dumps({"model_type": "t5"})
   )
-  with pytest.raises(ValueError, match="several checkpoints"):
+  with pytest.raises(ValueError, match="more than one checkpoint"):
     load_pretrained(tmp_path / "checkpoint_7")

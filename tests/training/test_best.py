@@ -69,7 +69,7 @@ def test_a_save_that_was_killed_does_not_lower_the_bar(tmp_path):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    ('{"metric"', "is no JSON file"),
+    ('{"metric"', "is not valid JSON"),
     ("[]", "holds a list"),
     ('{"metric": "score"}', "lacks 'step'"),
     ('{"metric": "score", "step": 1, "results": {}}', "lacks 'score'"),
