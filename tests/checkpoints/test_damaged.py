@@ -140,7 +140,7 @@ CASES = {
   "digits": (
     "hf",
     rewrite("config.json", b'{"a": ' + b"9" * 5000 + b"}"),
-    "no JSON",
+    "not valid JSON",
   ),
   "deep": ("hf", rewrite("config.json", b"[" * 100_000), "is not valid JSON"),
   "no flag": (
