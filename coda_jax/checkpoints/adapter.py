@@ -167,8 +167,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
   kind = files.read_json(file).get("peft_type")
   if kind != "CODA":  # Before its weights, which have another name.
     raise ValueError(
-      f"{file} says peft_type {kind!r}; expected 'CODA', as "
-      "coda_jax.save_adapter writes it"
+      f"{file} has peft_type {kind!r}; expected 'CODA', an adapter of "
+      "coda_jax.save_adapter. Merge an adapter of PEFT into its model with "
+      "PEFT's merge_and_unload() and save_pretrained(), and load that folder"
     )
   fields = described.read(folder / WEIGHTS_FILE, file)
   with files.naming(file):

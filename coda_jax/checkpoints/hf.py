@@ -1,17 +1,23 @@
 """Hugging Face T5 folders: `config.json` and safetensors, both ways.
 
-Needs neither torch nor transformers. One table maps names, in both directions.
+Needs neither torch nor transformers. `hf_names` maps the names of parameters.
 """
 
 import os
 import pathlib
-import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from coda_jax.checkpoints import files, hf_config, kinds, tensors
+from coda_jax.checkpoints import (
+  files,
+  hf_config,
+  hf_names,
+  kinds,
+  tensors,
+)
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.t5.config import T5Config
 
@@ -19,59 +25,14 @@ CONFIG_FILE = kinds.CONFIG_FILE
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = kinds.HF_INDEX_FILE
 SHARD_BYTES = 5 * 10**9
-# (name in the file, parameter path, whether the matrix is transposed). {i} is a
-# layer; {p} one of q k v o, which we spell out; {w} one of wi wi_0 wi_1 wo.
-_ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
-_TABLE = (
-  ("shared.weight", "token_embedder/embedding", False),
-  ("lm_head.weight", "decoder/logits_dense/kernel", True),
-  *(
-    row
-    for stack in ("encoder", "decoder")
-    for row in (
-      (
-        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        f"{stack}/relpos_bias/rel_embedding",
-        True,
-      ),
-      (
-        f"{stack}.final_layer_norm.weight",
-        f"{stack}/{stack}_norm/scale",
-        False,
-      ),
-    )
-  ),
-  *(
-    (f"{stack}.block.{{i}}.layer.{theirs}.weight", path, transposed)
-    for stack, rows in {
-      "encoder": (
-        ("0.SelfAttention.{p}", "attention/{p}/kernel", True),
-        ("0.layer_norm", "pre_attention_layer_norm/scale", False),
-        ("1.DenseReluDense.{w}", "mlp/{w}/kernel", True),
-        ("1.layer_norm", "pre_mlp_layer_norm/scale", False),
-      ),
-      "decoder": (
-        ("0.SelfAttention.{p}", "self_attention/{p}/kernel", True),
-        ("0.layer_norm", "pre_self_attention_layer_norm/scale", False),
-        (
-          "1.EncDecAttention.{p}",
-          "encoder_decoder_attention/{p}/kernel",
-          True,
-        ),
-        ("1.layer_norm", "pre_cross_attention_layer_norm/scale", False),
-        ("2.DenseReluDense.{w}", "mlp/{w}/kernel", True),
-        ("2.layer_norm", "pre_mlp_layer_norm/scale", False),
-      ),
-    }.items()
-    for theirs, ours, transposed in rows
-    for path in (f"{stack}/layers_{{i}}/{ours}",)
-  ),
-)
-
-# Copies of the embedding that older files hold; and a bias that the first
-# release of T5 saved by mistake, which no model uses.
+# Names of the embedding: T5's own, and its copies, which some files have too
+# and MADLAD-400's have instead.
+_EMBEDDING = "shared.weight"
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# A bias that the first release of T5 saved by mistake; no model uses it.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias"
+# What PEFT puts before the names of the model that it wraps.
+_PEFT = "base_model.model."
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
@@ -92,8 +53,13 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
   """
   folder = pathlib.Path(folder)
   fields = files.read_json(folder / CONFIG_FILE)
-  found = _read_tensors(folder)
-  tied = "lm_head.weight" not in found
+  tensors_read = _read_tensors(folder)
+  if wrapped := [name for name in tensors_read if name.startswith(_PEFT)]:
+    raise ValueError(
+      f"{folder} is a model that PEFT wraps ({wrapped[0]}, ...); load it with "
+      "PEFT, call merge_and_unload() and save_pretrained(), and use that folder"
+    )
+  tied = "lm_head.weight" not in tensors_read
   if tied and fields.get("tie_word_embeddings") is False:
     raise ValueError(
       f"{folder} has no lm_head.weight, though {CONFIG_FILE} says "
@@ -105,33 +71,55 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
     fields, logits_via_embedding=tied and scaled, source=folder / CONFIG_FILE
   )
   leaves, unknown = {}, []
-  for name, leaf in found.items():
-    if name in _COPIES or name == f"{_UNUSED}.weight":
+  for name, leaf in tensors_read.items():
+    if name in (_EMBEDDING, *_COPIES, f"{_UNUSED}.weight"):
       continue
-    path, transposed = to_path(name)
+    path, transposed = hf_names.to_path(name, config.relpos_bias_per_layer)
     if path is None:
       unknown.append(f"{name} {leaf.shape}")
     else:
       leaves[path] = leaf.transposed() if transposed else leaf
   if unknown:
     raise ValueError(
-      f"{folder} has tensors that no T5 has; is it one of another kind, with "
-      "changed layers?\n  " + "\n  ".join(unknown)
+      f"{folder} contains tensors that a {fields['model_type']} does not have; "
+      "is it another architecture?\n  " + "\n  ".join(unknown)
     )
-  if "shared.weight" not in found:
-    raise ValueError(f"{folder} has no shared.weight, a T5's embedding")
-  for name in _COPIES:
-    if name in found and not _equal(found[name], found["shared.weight"]):
-      raise ValueError(
-        f"{folder}: {name} differs from shared.weight; a T5's encoder and "
-        "decoder have one embedding"
-      )
+  embedding = _embedding(tensors_read, folder)
+  leaves["token_embedder/embedding"] = embedding
   logits = "decoder/logits_dense/kernel"
   if tied and not scaled:
-    leaves[logits] = leaves["token_embedder/embedding"].transposed()
-  elif scaled and not tied:
-    leaves[logits] = leaves[logits].times(config.emb_dim**-0.5)
+    leaves[logits] = embedding.transposed()
+  elif not tied:
+    if hf_config.may_be_tied(fields) and not _equal(
+      tensors_read["lm_head.weight"], embedding
+    ):
+      warnings.warn(
+        f"{folder}: {CONFIG_FILE} says tie_word_embeddings: true, but "
+        f"lm_head.weight differs from {_EMBEDDING}; using lm_head.weight, as "
+        "transformers 5 does. transformers 4 uses the embedding",
+        stacklevel=2,
+      )
+    if scaled:
+      leaves[logits] = leaves[logits].times(config.emb_dim**-0.5)
   return config, leaves
+
+
+def _embedding(tensors_read: Mapping[str, Leaf], folder: pathlib.Path) -> Leaf:
+  """The embedding that encoder and decoder share, under any of its names."""
+  names = [n for n in (_EMBEDDING, *_COPIES) if n in tensors_read]
+  if not names:
+    raise ValueError(
+      f"{folder} has no embedding; expected {_EMBEDDING}, or one of "
+      f"{' and '.join(_COPIES)}"
+    )
+  first = tensors_read[names[0]]
+  for name in names[1:]:
+    if not _equal(tensors_read[name], first):
+      raise ValueError(
+        f"{folder}: {name} differs from {names[0]}; a T5's encoder and decoder "
+        "have one embedding"
+      )
+  return first
 
 
 def write(
@@ -158,8 +146,12 @@ def write(
   check(config, leaves)
   renamed = {}
   for path, leaf in leaves.items():
-    name, transposed = to_name(path)
+    name, transposed = hf_names.to_name(path)
     renamed[name] = leaf.transposed() if transposed else leaf
+  if config.relpos_bias_per_layer and not config.logits_via_embedding:
+    # transformers 5 scales a UMT5's outputs whatever its config.json says.
+    name = "lm_head.weight"
+    renamed[name] = renamed[name].times(config.emb_dim**0.5)
   fields = hf_config.write(config, _dtype_name(renamed))
   parts = tensors.shards(renamed, shard_bytes)
   metadata = {"format": "pt"}  # What transformers asks for.
@@ -183,48 +175,13 @@ def check(config: T5Config, leaves: Mapping[str, Any]) -> None:
   Raises:
     ValueError: leaves or activations that it does not have.
   """
-  if unknown := [path for path in leaves if to_name(path)[0] is None]:
+  if unknown := [path for path in leaves if hf_names.to_name(path)[0] is None]:
     raise ValueError(
       "Hugging Face's T5 has no place for these leaves; convert the backbone "
       "alone (--backbone), and keep the adapter beside it:\n  "
       + "\n  ".join(unknown)
     )
   hf_config.write(config, "float32")
-
-
-def to_path(name: str) -> tuple[str | None, bool]:
-  """(parameter path, transposed) of a tensor's name; None if it has none."""
-  for theirs, ours, transposed in _TABLE:
-    if match := re.fullmatch(_pattern(theirs, "qkvo"), name):
-      values = match.groupdict()
-      if "p" in values:
-        values["p"] = _ATTENTION[values["p"]]
-      return ours.format(**values), transposed
-  return None, False
-
-
-def to_name(path: str) -> tuple[str | None, bool]:
-  """(tensor's name, transposed) of a parameter path; None if it has none."""
-  letters = {ours: letter for letter, ours in _ATTENTION.items()}
-  for theirs, ours, transposed in _TABLE:
-    if match := re.fullmatch(_pattern(ours, letters), path):
-      values = match.groupdict()
-      if "p" in values:
-        values["p"] = letters[values["p"]]
-      return theirs.format(**values), transposed
-  return None, False
-
-
-def _pattern(template: str, projections: Any) -> str:
-  """The regular expression of a name with {i}, {p} and {w}."""
-  pattern = re.escape(template)
-  for field, values in (
-    ("i", r"\d+"),
-    ("p", "|".join(projections)),
-    ("w", "wi|wi_0|wi_1|wo"),
-  ):
-    pattern = pattern.replace(rf"\{{{field}\}}", f"(?P<{field}>{values})")
-  return pattern
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
@@ -252,8 +209,8 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
       )
     if not (folder / file).is_file():
       raise FileNotFoundError(
-        f"{folder / file} is not there, though {index.name} names it; get the "
-        "missing shard"
+        f"{folder / file} does not exist, though {index.name} names it; get "
+        "the missing shard"
       )
     shards[file] = tensors.read(folder / file)
   absent = [n for n, file in places.items() if n not in shards[file]]

@@ -6,8 +6,9 @@ from typing import Any
 from coda_jax.checkpoints import files
 from coda_jax.t5.config import T5Config
 
-# mT5's and ByT5's checkpoints are T5s; ByT5 calls itself t5.
-MODEL_TYPES = ("t5", "mt5")
+# mT5, ByT5 and MADLAD-400 are T5s; the last two call themselves t5. UMT5 has a
+# position bias in every layer.
+MODEL_TYPES = ("t5", "mt5", "umt5")
 
 _ACTIVATIONS = {
   "relu": ("relu",),
@@ -36,12 +37,8 @@ def read(
   }
   model_type = fields.get("model_type")
   if model_type not in MODEL_TYPES:
-    hint = ""
-    if model_type == "umt5":
-      hint = "; UMT5 has a position bias in every layer, T5 one a stack"
     raise ValueError(
-      f"{source}: model_type is {model_type!r}; expected one of "
-      f"{MODEL_TYPES}{hint}"
+      f"{source}: model_type is {model_type!r}; expected one of {MODEL_TYPES}"
     )
   for name, value in fixed.items():
     if fields.get(name, value) != value:
@@ -49,7 +46,7 @@ def read(
         f"{source}: {name} is {fields[name]}; only {value}, every published "
         "T5's, is supported"
       )
-  default = "gated-gelu" if model_type == "mt5" else "relu"
+  default = "relu" if model_type == "t5" else "gated-gelu"
   projection = fields.get("feed_forward_proj", default)
   if projection not in tuple(_ACTIVATIONS):  # Which may be a list.
     raise ValueError(
@@ -72,6 +69,7 @@ def read(
       mlp_activations=_ACTIVATIONS[projection],
       dropout_rate=fields.get("dropout_rate", 0.1),
       logits_via_embedding=logits_via_embedding,
+      relpos_bias_per_layer=model_type == "umt5",
     )
 
 
@@ -91,9 +89,10 @@ def write(config: T5Config, dtype: str) -> dict[str, Any]:
       f"mlp_activations={config.mlp_activations} has no name in Hugging Face's "
       f"T5; expected one of {tuple(projections)}"
     )
+  umt5 = config.relpos_bias_per_layer
   return {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
+    "architectures": [f"{'UMT5' if umt5 else 'T5'}ForConditionalGeneration"],
+    "model_type": "umt5" if umt5 else "t5",
     "vocab_size": config.vocab_size,
     "d_model": config.emb_dim,
     "d_kv": config.head_dim,
@@ -107,9 +106,9 @@ def write(config: T5Config, dtype: str) -> dict[str, Any]:
     "layer_norm_epsilon": 1e-6,
     "feed_forward_proj": projections[config.mlp_activations],
     "is_encoder_decoder": True,
-    # The second is how transformers 5 says the first.
-    "tie_word_embeddings": config.logits_via_embedding,
-    "scale_decoder_outputs": config.logits_via_embedding,
+    # transformers 5 reads the second for T5, and takes both as true for UMT5.
+    "tie_word_embeddings": config.logits_via_embedding or umt5,
+    "scale_decoder_outputs": config.logits_via_embedding or umt5,
     "decoder_start_token_id": 0,
     "pad_token_id": 0,
     "eos_token_id": 1,
@@ -135,3 +134,15 @@ def scales_outputs(fields: Mapping[str, Any]) -> bool:
     if not isinstance(value, bool):
       raise ValueError(f"{name} is {value!r}; expected true or false")
   return scaled and fields.get("model_type") != "mt5"
+
+
+def may_be_tied(fields: Mapping[str, Any]) -> bool:
+  """Whether transformers 4 would share the embedding with the logits.
+
+  Files of transformers 5 always have `tie_word_embeddings: true`, also where
+  the logits have a matrix of their own.
+  """
+  version = str(fields.get("transformers_version", "4"))
+  is_old = version.partition(".")[0] in ("2", "3", "4")
+  tied = fields.get("tie_word_embeddings", True)
+  return bool(tied) and is_old and "scale_decoder_outputs" not in fields

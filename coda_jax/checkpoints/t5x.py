@@ -22,6 +22,7 @@ from coda_jax.checkpoints.leaves import Leaf, leaf_of
 from coda_jax.t5.config import T5Config
 
 LAYOUTS = ("orbax", "msgpack")
+_RELPOS_BIAS = "relpos_bias/rel_embedding"
 
 
 def find_layout(folder: Any) -> str | None:
@@ -148,7 +149,13 @@ def config_of(leaves: Mapping[str, Any], source: str) -> T5Config:
   }
   mlp = "encoder/layers_0/mlp/"
   gated = f"{mlp}wi_0/kernel" in leaves
-  num_heads = shape("encoder/relpos_bias/rel_embedding")[0]
+  per_layer = f"encoder/layers_0/{_RELPOS_BIAS}" in leaves
+  bias = (
+    f"encoder/layers_0/{_RELPOS_BIAS}"
+    if per_layer
+    else "encoder/" + _RELPOS_BIAS
+  )
+  num_heads = shape(bias)[0]
   vocab_size, emb_dim = shape("token_embedder/embedding")
   joined = shape("encoder/layers_0/attention/query/kernel")[1]
   return T5Config(
@@ -161,6 +168,7 @@ def config_of(leaves: Mapping[str, Any], source: str) -> T5Config:
     num_decoder_layers=depths["decoder"],
     mlp_activations=("gelu", "linear") if gated else ("relu",),
     logits_via_embedding="decoder/logits_dense/kernel" not in leaves,
+    relpos_bias_per_layer=per_layer,
   )
 
 
@@ -169,8 +177,18 @@ def _layer(path: str, stack: str) -> bool:
 
 
 def _unscanned(found: Mapping[str, Leaf], source: str) -> dict[str, Leaf]:
-  """Takes stacks of scanned layers apart: layers lie on axis 1 there."""
+  """Splits stacks of scanned layers, which lie on axis 1, into layers.
+
+  Each scanned layer has a position bias. Those of a T5 are all the same, and
+  become the one of the stack; those of a UMT5 differ.
+  """
   leaves = {}
+  is_per_layer = any(
+    _differs(leaf)
+    for path, leaf in found.items()
+    if re.fullmatch(rf"(encoder|decoder)/\1/{_RELPOS_BIAS}", path)
+    and len(leaf.shape) > 1
+  )
   for path, leaf in found.items():
     match = re.fullmatch(r"(encoder|decoder)/\1/(.*)", path)
     if match is None:
@@ -185,19 +203,18 @@ def _unscanned(found: Mapping[str, Leaf], source: str) -> dict[str, Leaf]:
       leaf.at((slice(None), i), leaf.shape[:1] + leaf.shape[2:])
       for i in range(leaf.shape[1])
     ]
-    if rest != "relpos_bias/rel_embedding":
-      for i, piece in enumerate(slices):
-        leaves[f"{stack}/layers_{i}/{rest}"] = _joined(piece, rest)
+    if rest == _RELPOS_BIAS and not is_per_layer:
+      leaves[f"{stack}/{rest}"] = slices[0]
       continue
-    # Scanned layers have a table each; those of a T5 are all the same.
-    tables = [piece.read() for piece in slices]
-    if any((table != tables[0]).any() for table in tables):
-      raise ValueError(
-        f"{source}: {path} differs between layers, as UMT5's does; Transformer "
-        "has one position bias a stack, T5's"
-      )
-    leaves[f"{stack}/{rest}"] = slices[0]
+    for i, piece in enumerate(slices):
+      leaves[f"{stack}/layers_{i}/{rest}"] = _joined(piece, rest)
   return leaves
+
+
+def _differs(leaf: Leaf) -> bool:
+  """Whether scanned layers, on axis 1, have different values."""
+  values = leaf.read()
+  return bool((values != values[:, :1]).any())
 
 
 def _joined(leaf: Leaf, path: str) -> Leaf:

@@ -7,8 +7,18 @@ import jax.numpy as jnp
 
 from coda_jax.nn.config import CodaConfig, check_whole, compute_dtype
 
-# Of T5 1.0; of 1.1 and its descendants; and of T5s trained otherwise.
+# T5 1.0; T5 1.1 and later; SwiGLU variants.
 MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"), ("silu", "linear"))
+
+_SIZES = (
+  "vocab_size",
+  "emb_dim",
+  "num_heads",
+  "num_encoder_layers",
+  "num_decoder_layers",
+  "head_dim",
+  "mlp_dim",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +40,8 @@ class T5Config:
     dropout_rate: dropout of embeddings, sublayers and attention weights.
     logits_via_embedding: logits by the transposed embedding (T5 1.0) instead
       of a matrix of their own.
+    relpos_bias_per_layer: a position bias in every layer (UMT5) instead of one
+      in each stack.
     remat: recompute each layer in the backward pass to save memory.
     scan_layers: run the layers as a loop over one, which compiles much sooner
       and costs a copy of their parameters; they must be alike.
@@ -47,6 +59,7 @@ class T5Config:
   mlp_activations: tuple[str, ...] = ("relu",)
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
+  relpos_bias_per_layer: bool = False
   remat: bool = False
   scan_layers: bool = False
   coda: CodaConfig | None = None
@@ -54,9 +67,8 @@ class T5Config:
   def __post_init__(self):
     object.__setattr__(self, "dtype", compute_dtype(self.dtype))
     object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-    for field in dataclasses.fields(self):
-      if field.type is int:
-        check_whole(f"T5Config.{field.name}", getattr(self, field.name), 1)
+    for name in _SIZES:
+      check_whole(f"T5Config.{name}", getattr(self, name), 1)
     if self.mlp_activations not in MLP_ACTIVATIONS:
       raise ValueError(
         f"T5Config.mlp_activations={self.mlp_activations}; expected one of "

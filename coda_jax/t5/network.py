@@ -50,6 +50,8 @@ class EncoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    if cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg.num_heads)
     self.pre_attention_layer_norm = layers.RMSNorm(dtype=cfg.dtype)
     self.attention = _attention(cfg)
     self.pre_mlp_layer_norm = layers.RMSNorm(dtype=cfg.dtype)
@@ -70,9 +72,13 @@ class EncoderLayer(nn.Module):
     context_positions: Array,
     mask: Array,
     deterministic: bool,
-    bias_table: Array,
+    bias_table: Array | None = None,
+    sequence_positions: Array | None = None,
   ) -> Array:
-    """See `coda.Block.delta`; `bias_table` as in `attention`."""
+    """See `coda.Block.delta`; the last two arguments are those of `_biases`."""
+    if bias_table is None:
+      length = sequence_positions.shape[1]
+      bias_table = self.relpos_bias(length, bidirectional=True)
     # [batch, k, emb_dim] -> [batch, k, emb_dim]
     z_attention = self.attention(
       x_norm,
@@ -96,7 +102,8 @@ class EncoderLayer(nn.Module):
     deterministic: bool = True,
     *,
     attention_mask: Array,
-    bias_table: Array,
+    bias_table: Array | None = None,
+    sequence_positions: Array | None = None,
   ) -> tuple[Array, None]:
     """The dense layer, in the signature of `CodaLayer`."""
     del mask  # The attention mask says it all.
@@ -111,6 +118,7 @@ class EncoderLayer(nn.Module):
       mask=attention_mask,
       deterministic=deterministic,
       bias_table=bias_table,
+      sequence_positions=sequence_positions,
     )
     return x + delta, None
 
@@ -130,9 +138,14 @@ class DecoderLayer(nn.Module):
     *,
     decoder_mask: Array | None,
     encoder_decoder_mask: Array,
-    bias_table: Array,
+    bias_table: Array | None,
+    sequence_positions: Array | None = None,
   ) -> Array:
     cfg = self.config
+    if bias_table is None:
+      bias_table = layers.RelativePositionBiases(
+        cfg.num_heads, name="relpos_bias"
+      )(sequence_positions.shape[1], bidirectional=False)
     norm_name = "pre_self_attention_layer_norm"
     x_norm = layers.RMSNorm(dtype=cfg.dtype, name=norm_name)(inputs)
     # [batch, length, emb_dim] -> [batch, length, emb_dim]
@@ -194,9 +207,10 @@ class Encoder(nn.Module):
       [batch, length, emb_dim], and each layer's `Selection` (None if dense).
     """
     cfg = self.config
-    bias_table = layers.RelativePositionBiases(
-      cfg.num_heads, name="relpos_bias"
-    )(encoder_input_tokens.shape[1], bidirectional=True)
+    inputs = {
+      "attention_mask": encoder_mask,
+      **_biases(cfg, encoder_input_tokens.shape[1], bidirectional=True),
+    }
 
     # [batch, length] -> [batch, length, emb_dim]
     x = self.shared_embedding(encoder_input_tokens)
@@ -211,9 +225,8 @@ class Encoder(nn.Module):
           x,
           encoder_input_tokens > 0,
           deterministic,
-          attention_mask=encoder_mask,
-          bias_table=bias_table,
           rngs=rngs,
+          **inputs,
         ),
         *looped.layer_inputs(self, cfg.num_encoder_layers),
         x=x,
@@ -223,17 +236,34 @@ class Encoder(nn.Module):
       for i in range(cfg.num_encoder_layers):
         layer = _encoder_layer(cfg, i, name=f"layers_{i}")
         x, selection = layer(
-          x,
-          encoder_input_tokens > 0,
-          deterministic,
-          attention_mask=encoder_mask,
-          bias_table=bias_table,
+          x, encoder_input_tokens > 0, deterministic, **inputs
         )
         routing.append(selection)
 
     x = layers.RMSNorm(dtype=cfg.dtype, name="encoder_norm")(x)
     x = nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
     return x, tuple(routing)
+
+
+def _biases(
+  cfg: T5Config, length: int, *, bidirectional: bool
+) -> dict[str, Array | None]:
+  """The position biases of a stack's layers; called by the stack's module.
+
+  Returns:
+    `bias_table`, for `attention.bias_from_table`, or None if each layer has its
+    own; `sequence_positions`, int32 [1, length], from whose shape a layer then
+    knows the length of its table.
+  """
+  bias_table = None
+  if not cfg.relpos_bias_per_layer:
+    bias_table = layers.RelativePositionBiases(
+      cfg.num_heads, name="relpos_bias"
+    )(length, bidirectional)
+  return {
+    "bias_table": bias_table,
+    "sequence_positions": jnp.arange(length)[None, :],
+  }
 
 
 def _encoder_layer(cfg: T5Config, i: int, **place: Any) -> nn.Module:
@@ -274,9 +304,6 @@ class Decoder(nn.Module):
     length = decoder_input_tokens.shape[1]
     if decode and max_decode_length:
       length = max_decode_length
-    bias_table = layers.RelativePositionBiases(
-      cfg.num_heads, name="relpos_bias"
-    )(length, bidirectional=False)
 
     # [batch, length] -> [batch, length, emb_dim]
     y = self.shared_embedding(decoder_input_tokens)
@@ -285,7 +312,7 @@ class Decoder(nn.Module):
     inputs = {
       "decoder_mask": decoder_mask,
       "encoder_decoder_mask": encoder_decoder_mask,
-      "bias_table": bias_table,
+      **_biases(cfg, length, bidirectional=False),
     }
     # Layers that keep a cache each have their own.
     if cfg.scan_layers and not (decode or self.is_initializing()):

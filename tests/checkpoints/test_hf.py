@@ -4,16 +4,19 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from coda_jax import load_pretrained, testing
+from coda_jax import convert, load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import hf
+from coda_jax.checkpoints import hf, hf_names
 from coda_jax.checkpoints.leaves import leaf_of, leaves_of
 from coda_jax.t5.network import Transformer
 
 CONFIGS = {
   "v1.0": {"mlp_activations": ("relu",), "logits_via_embedding": True},
   "v1.1": {"mlp_activations": ("gelu", "linear")},
+  "umt5": {"relpos_bias_per_layer": True},
+  "umt5, tied": {"relpos_bias_per_layer": True, "logits_via_embedding": True},
 }
 
 
@@ -35,7 +38,8 @@ def test_what_was_written_comes_back(tmp_path, name, shard_bytes):
   leaves = params_lib.flatten(params)
   assert leaves.keys() == expected.keys()
   for path, leaf in expected.items():
-    np.testing.assert_array_equal(leaves[path], leaf, err_msg=path)
+    # A UMT5's logits are scaled on the way out and in.
+    np.testing.assert_allclose(leaves[path], leaf, rtol=2e-7, err_msg=path)
 
 
 def test_names_by_hand():
@@ -55,8 +59,25 @@ def test_names_by_hand():
     ),
     "encoder.final_layer_norm.weight": "encoder/encoder_norm/scale",
   }.items():
-    assert hf.to_path(name)[0] == path
-    assert hf.to_name(path)[0] == name
+    for per_layer in (False, True):
+      assert hf_names.to_path(name, per_layer)[0] == path
+    assert hf_names.to_name(path)[0] == name
+
+
+@pytest.mark.parametrize(
+  ("name", "stack", "layer"),
+  [
+    ("encoder.block.0", "encoder", "encoder/layers_0"),
+    ("decoder.block.7", None, "decoder/layers_7"),
+  ],
+)
+def test_names_of_position_biases_by_hand(name, stack, layer):
+  name += ".layer.0.SelfAttention.relative_attention_bias.weight"
+  for per_layer, place in ((False, stack), (True, layer)):
+    path = place and f"{place}/relpos_bias/rel_embedding"
+    assert hf_names.to_path(name, per_layer)[0] == path
+    if path:
+      assert hf_names.to_name(path) == (name, True)
 
 
 def change_json(path, change):
@@ -69,7 +90,10 @@ def change_json(path, change):
   ("change", "message"),
   [
     ({"model_type": "bert"}, "model_type is 'bert'"),
-    ({"model_type": "umt5"}, "UMT5 has a position bias in every layer"),
+    (
+      {"model_type": "umt5"},
+      "layers_1/relpos_bias/rel_embedding: not in the f",
+    ),
     ({"relative_attention_num_buckets": 64}, "num_buckets is 64; only 32"),
     ({"feed_forward_proj": "gelu"}, "feed_forward_proj is 'gelu'"),
     ({"num_heads": 7}, r"relpos_bias/rel_embedding: \(3, 32\) in the file"),
@@ -90,7 +114,9 @@ def sharded(folder):
 def test_a_missing_shard_is_named(tmp_path):
   sharded(tmp_path)
   next(tmp_path.glob("model-00001-of-*")).rename(tmp_path / "gone")
-  with pytest.raises(FileNotFoundError, match="model-00001-of.* not there"):
+  with pytest.raises(
+    FileNotFoundError, match="model-00001-of.* does not exist"
+  ):
     load_pretrained(tmp_path)
 
 
@@ -131,3 +157,75 @@ def test_adapters_have_no_place_in_the_format(tmp_path):
       tmp_path / "x", model.config, {p: leaf_of(x) for p, x in leaves.items()}
     )
   assert not (tmp_path / "x").exists()
+
+
+def rewrite(folder, change):
+  """Changes {name: tensor} of a folder's weights."""
+  path = folder / hf.WEIGHTS_FILE
+  found = load_file(path)
+  change(found)
+  save_file(found, path, metadata={"format": "pt"})
+
+
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+@pytest.mark.parametrize("names", [EMBEDDINGS[1:], EMBEDDINGS])
+def test_an_embedding_under_another_name(tmp_path, names):
+  """As in MADLAD-400, which has no shared.weight."""
+  _, expected = written(tmp_path)
+
+  def move(tensors):
+    shared = tensors.pop("shared.weight")
+    tensors |= {name: shared.copy() for name in names}
+
+  rewrite(tmp_path, move)
+  _, params = load_pretrained(tmp_path)
+  leaves = params_lib.flatten(params)
+  np.testing.assert_array_equal(
+    leaves["token_embedder/embedding"], expected["token_embedder/embedding"]
+  )
+  convert.convert(tmp_path, tmp_path / "back", "hf")
+  assert "shared.weight" in load_file(tmp_path / "back" / hf.WEIGHTS_FILE)
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_embeddings_that_differ_are_refused(tmp_path, name):
+  written(tmp_path)
+  rewrite(tmp_path, lambda x: x.update({name: x["shared.weight"] + 1}))
+  with pytest.raises(ValueError, match=f"{name} differs from shared.weight"):
+    load_pretrained(tmp_path)
+
+
+def test_no_embedding(tmp_path):
+  written(tmp_path)
+  rewrite(tmp_path, lambda x: x.pop("shared.weight"))
+  with pytest.raises(ValueError, match="has no embedding; expected shared.wei"):
+    load_pretrained(tmp_path)
+
+
+def test_a_model_that_peft_wraps(tmp_path):
+  written(tmp_path)
+  rewrite(
+    tmp_path,
+    lambda x: x.update({f"base_model.model.{n}": x.pop(n) for n in list(x)}),
+  )
+  with pytest.raises(ValueError, match=r"PEFT wraps .*merge_and_unload\(\)"):
+    load_pretrained(tmp_path)
+
+
+def test_tied_logits_with_a_matrix_of_their_own(tmp_path):
+  """The file wins, with a warning, where transformers 4 would have tied it."""
+  _, expected = written(tmp_path)
+  config = tmp_path / "config.json"
+  change_json(config, lambda x: x.pop("scale_decoder_outputs"))
+  change_json(config, lambda x: x.update({"tie_word_embeddings": True}))
+  with pytest.warns(UserWarning, match="lm_head.weight differs from shared"):
+    model, params = load_pretrained(tmp_path)
+  leaves, logits = params_lib.flatten(params), "decoder/logits_dense/kernel"
+  np.testing.assert_allclose(
+    leaves[logits], expected[logits] * model.config.emb_dim**-0.5, rtol=1e-6
+  )
+  # transformers 5 writes the same for every model, which is no contradiction.
+  change_json(config, lambda x: x.update({"transformers_version": "5.1.0"}))
+  load_pretrained(tmp_path)

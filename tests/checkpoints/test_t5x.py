@@ -1,5 +1,6 @@
 """t5x's layouts: read back here, and by orbax itself."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -160,14 +161,20 @@ def test_arrays_of_orbax_in_files_stay_in_their_folder(tmp_path):
     load_pretrained(tmp_path / "checkpoint_7")
 
 
-def test_scanned_position_biases_that_differ_are_refused(tmp_path):
+def test_scanned_position_biases_that_differ_are_a_umt5s(tmp_path):
   config, leaves = random_leaves()
   tree = scanned(config, leaves)
-  path = "encoder/encoder/relpos_bias/rel_embedding"
-  tree[path] = tree[path] * np.arange(tree[path].shape[1])[None, :, None]
+  factors = np.arange(1, 1 + config.num_encoder_layers, dtype=np.float32)
+  for stack in ("encoder", "decoder"):
+    path = f"{stack}/{stack}/relpos_bias/rel_embedding"
+    tree[path] = tree[path] * factors[None, : tree[path].shape[1], None]
+    table = leaves.pop(f"{stack}/relpos_bias/rel_embedding")
+    for i in range(tree[path].shape[1]):
+      name = f"{stack}/layers_{i}/relpos_bias/rel_embedding"
+      leaves[name] = table * factors[i]
   write(tmp_path / "checkpoint_7", tree)
-  with pytest.raises(ValueError, match="differs between layers, as UMT5"):
-    load_pretrained(tmp_path / "checkpoint_7")
+  config = dataclasses.replace(config, relpos_bias_per_layer=True)
+  assert_loads(tmp_path / "checkpoint_7", config, leaves)
 
 
 def test_bad_folders(tmp_path):

@@ -4,9 +4,12 @@ Both ways: what transformers wrote is read here, and what is written here is
 read by transformers.
 """
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import coda_jax
 from coda_jax import convert, testing
@@ -31,10 +34,12 @@ V1_0 = {"feed_forward_proj": "relu", "tie_word_embeddings": True}
 V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 T5 = (transformers.T5Config, transformers.T5ForConditionalGeneration)
 MT5 = (transformers.MT5Config, transformers.MT5ForConditionalGeneration)
+UMT5 = (transformers.UMT5Config, transformers.UMT5ForConditionalGeneration)
 CASES = {
   "v1.0": (*T5, V1_0),
   "v1.1": (*T5, V1_1),
   "mt5": (*MT5, V1_1),
+  "umt5": (*UMT5, V1_1),
   # ByT5's shape: a deep encoder, wide heads, few ids.
   "byt5": (
     *T5,
@@ -109,7 +114,8 @@ def test_transformers_reads_what_is_written_here(pair, tmp_path):
   convert.convert(
     tmp_path / "ours", tmp_path / "back", "hf", shard_bytes=10_000
   )
-  loaded, info = transformers.T5ForConditionalGeneration.from_pretrained(
+  # The folder says itself which class it is.
+  loaded, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(
     tmp_path / "back", output_loading_info=True
   )
   assert not any(
@@ -119,6 +125,43 @@ def test_transformers_reads_what_is_written_here(pair, tmp_path):
   batch = testing.token_batch(loaded.config.vocab_size, (40, 9), (20, 4))
   expected = logits_of_torch(reference, batch)
   assert_close(logits_of_torch(loaded.eval(), batch), expected, batch, 2e-6)
+
+
+@pytest.mark.parametrize("copies", [("decoder",), ("encoder", "decoder")])
+def test_madlads_names(tmp_path, randomised, copies):
+  """The embedding under `embed_tokens`, as MADLAD-400's folders have it."""
+  reference = torch_model("v1.1", randomised)
+  reference.save_pretrained(tmp_path)
+  tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+  shared = tensors.pop("shared.weight")
+  tensors |= {f"{c}.embed_tokens.weight": shared.copy() for c in copies}
+  safetensors.numpy.save_file(
+    tensors, tmp_path / "model.safetensors", metadata={"format": "pt"}
+  )
+  convert.convert(tmp_path, tmp_path / "back", "hf")
+  batch = testing.token_batch(SHAPE["vocab_size"], (40, 9), (20, 4))
+  expected = logits_of_torch(reference, batch)
+  for folder in (tmp_path, tmp_path / "back"):
+    model, params = coda_jax.load_pretrained(folder)
+    assert_close(logits_of_ours(model, params, batch), expected, batch, 2e-5)
+    loaded = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    assert_close(logits_of_torch(loaded.eval(), batch), expected, batch, 2e-6)
+
+
+def test_a_matrix_of_logits_beside_tied_embeddings(tmp_path, randomised):
+  """transformers 5 uses the file's matrix, and so do we, with a warning."""
+  torch_model("v1.1", randomised).save_pretrained(tmp_path)
+  path = tmp_path / "config.json"
+  fields = json.loads(path.read_text()) | {"tie_word_embeddings": True}
+  for name in ("scale_decoder_outputs", "transformers_version"):
+    del fields[name]
+  path.write_text(json.dumps(fields))
+  loaded = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
+  with pytest.warns(UserWarning, match="lm_head.weight differs"):
+    model, params = coda_jax.load_pretrained(tmp_path)
+  batch = testing.token_batch(SHAPE["vocab_size"], (40, 9), (20, 4))
+  expected = logits_of_torch(loaded.eval(), batch)
+  assert_close(logits_of_ours(model, params, batch), expected, batch, 2e-5)
 
 
 def ended(rows):
