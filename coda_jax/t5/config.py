@@ -10,6 +10,10 @@ from coda_jax.nn.config import CodaConfig, check_whole, compute_dtype
 # Of T5 1.0; of 1.1 and its descendants; and of T5s trained otherwise.
 MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"), ("silu", "linear"))
 
+# Fields of `T5Config` and `CodaConfig` that say how a model computes, not what
+# it is: the same parameters run with any of them, so files leave them out.
+COMPUTE = ("dtype", "remat", "scan_layers", "dispatch")
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
