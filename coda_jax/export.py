@@ -21,8 +21,9 @@ from coda_jax import cli
 from coda_jax.checkpoints import files, folders
 from coda_jax.checkpoints.leaves import DTYPES, leaves_of
 from coda_jax.exporting import programs, stablehlo
+from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs
+from coda_jax.training import arguments, inputs
 from coda_jax.version import __version__
 
 PROGRAM = "python -m coda_jax.export"
@@ -72,7 +73,10 @@ def export(
     ModuleNotFoundError: seqio, tensorflow or tensorflow_text is not installed.
     ValueError: invalid arguments, or a checkpoint that does not fit them.
   """
-  _check(to, lengths, method, dtype, platforms)
+  _check(to, lengths, dtype, platforms)
+  arguments.check_generate(
+    {"method": method, "num_beams": num_beams, "alpha": alpha}, source=""
+  )
   files.check_new(pathlib.Path(target))
   write, loaded = _load_tools(to, vocabulary)
   ((_, model, params),) = folders.load_each(
@@ -131,13 +135,11 @@ def _load_tools(to: str, vocabulary: str) -> tuple[Callable[..., None], Any]:
 def _check(
   to: str,
   lengths: Sequence[int],
-  method: str,
   dtype: str,
   platforms: Sequence[str],
 ) -> None:
   for name, value, allowed in (
     ("to", to, FORMATS),
-    ("method", method, programs.METHODS),
     ("dtype", dtype, DTYPES),
   ):
     if value not in allowed:
@@ -189,7 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--reduction", type=float, help="r to run at (default: the checkpoint's)"
   )
-  parser.add_argument("--method", choices=programs.METHODS, default="greedy")
+  parser.add_argument(
+    "--method", choices=decoding.DETERMINISTIC, default="greedy"
+  )
   parser.add_argument("--num_beams", type=int, default=4, help="of beam search")
   parser.add_argument(
     "--alpha", type=float, default=0.6, help="of beam search's length penalty"

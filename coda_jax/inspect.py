@@ -75,7 +75,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
       str(path),
       "adapter",
       coda.method,
-      dataclasses.asdict(coda),
+      model_folder.coda_to_dict(coda),
       leaves,
       fields["backbone"],
     )

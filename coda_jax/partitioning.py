@@ -20,13 +20,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import initialise
 
-Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
-
 AXES = ("data", "fsdp", "model")
 
 # Earlier rules come first where two axes of an array ask for one of the mesh:
 # an activation [batch, length, embed] gives "fsdp" to its batch.
-RULES: Rules = (
+RULES: Sequence[tuple[str, str | tuple[str, ...] | None]] = (
   ("batch", ("data", "fsdp")),
   ("vocab", "model"),
   ("mlp", "model"),  # The adapters' bottleneck, too.
@@ -123,38 +121,38 @@ def mesh_of(
 
 
 @contextlib.contextmanager
-def under(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
+def under(mesh: Mesh) -> Iterator[None]:
   """Where models are traced, so that their constraints hold on the mesh."""
-  with jax.set_mesh(mesh), flax_partitioning.axis_rules(rules):
+  with jax.set_mesh(mesh), flax_partitioning.axis_rules(RULES):
     yield
 
 
-def shardings(model: Any, mesh: Mesh, rules: Rules = RULES) -> dict[str, Any]:
+def shardings(model: Any, mesh: Mesh) -> dict[str, Any]:
   """Where each parameter of a `Transformer` is: a tree of `NamedSharding`s.
 
   Raises:
     ValueError: an axis of the mesh does not divide what it should share, all
-      such named; or the rules lack a logical axis.
+      such named; or `RULES` lacks a logical axis.
   """
   shapes = params_lib.flatten(initialise.abstract_params(model))
-  known = {name for name, _ in rules}
+  known = {name for name, _ in RULES}
   specs = {}
   for path, names in initialise.logical_axes(model).items():
     if missing := [name for name in names if name not in known]:
       raise ValueError(
         f"{path} has the logical axis {missing[0]!r}, for which there is no "
-        f"rule; the rules have {sorted(known)}"
+        f"rule; partitioning.RULES has {sorted(known)}"
       )
-    specs[path] = flax_partitioning.logical_to_mesh_axes(names, rules)
+    specs[path] = flax_partitioning.logical_to_mesh_axes(names, RULES)
   _check_divides(mesh, specs, shapes)
   return params_lib.unflatten(
     {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
   )
 
 
-def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Where a batch's rows are; what follows the first axis is whole."""
-  return NamedSharding(mesh, PartitionSpec(dict(rules)["batch"]))
+  return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -73,6 +73,10 @@ CASES = [
     ("MESH=2", "MESH=2; expected {'data': n, 'fsdp': m}"),
     ("MODEL_DIR=5", "MODEL_DIR=5; expected a path"),
     ("loop.train.generate={'num_beam': 2}", "GENERATE has 'num_beam'; expec"),
+    (
+      "loop.train.generate={'method': 'sample'}",
+      "GENERATE has method='sample'; expected one of ('greedy', 'beam'), which",
+    ),
   ]
 ]
 CASES += [
@@ -82,6 +86,10 @@ CASES += [
     ("TIMING_REPEATS=None", "TIMING_REPEATS=None; expected a whole number, 0"),
     ("EVAL_EXAMPLES=0", "EVAL_EXAMPLES=0; expected a whole number, 1 or more,"),
     ("GENERATE=beam", "GENERATE='beam'; expected arguments of coda_jax.gener"),
+    (
+      "GENERATE={'method': 'sample'}",
+      "GENERATE has method='sample'; expected one of ('greedy', 'beam'), which",
+    ),
     ("CHECKPOINT_PATH=5", "CHECKPOINT_PATH=5; expected a path"),
     ("BATCH_SIZE=0", "BATCH_SIZE=0; expected a whole number, 1 or more"),
     ("DTYPE=bf16", "dtype 'bf16' is not known (DTYPE)"),

@@ -225,6 +225,7 @@ GOOD = {"vocabulary": "byt5", "lengths": LENGTH}
   ("options", "message"),
   [
     ({"lengths": "64,16"}, "lengths=[64, 16]; expected"),
+    ({"num_beams": 0}, "num_beams=0; expected a whole number, 1 or more"),
     ({"platforms": "cpu,gpu"}, "platforms=['cpu', 'gpu']; expected some of"),
     ({"max_length": 0}, "max_length=0; expected 1 or more"),
     ({"vocabulary": "tiny"}, "has 4096 tokens, the model only 259"),

@@ -115,7 +115,7 @@ def write(
       "format": model_folder.FORMAT,
       "peft_type": "CODA",
       "method": coda.method,
-      "coda": dataclasses.asdict(coda),
+      "coda": model_folder.coda_to_dict(coda),
       "backbone": backbone or fingerprint(leaves),
     },
   )

@@ -17,7 +17,7 @@ from coda_jax.checkpoints import described, files, initialise, kinds, tensors
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf, leaves_of
 from coda_jax.nn.config import CodaConfig, LoraConfig
-from coda_jax.t5.config import T5Config
+from coda_jax.t5.config import COMPUTE, T5Config
 from coda_jax.t5.network import Transformer
 
 FORMAT = "coda_jax"
@@ -26,23 +26,33 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def config_to_dict(config: T5Config) -> dict[str, Any]:
-  """A `T5Config` as JSON-ready values."""
-  fields = dataclasses.asdict(config)
-  return {**fields, "dtype": jnp.dtype(config.dtype).name}
+  """What a model is, as JSON-ready values: a `T5Config` without `COMPUTE`."""
+  coda = None if config.coda is None else coda_to_dict(config.coda)
+  return {**without_compute(dataclasses.asdict(config)), "coda": coda}
 
 
 def config_from_dict(fields: Mapping[str, Any]) -> T5Config:
-  """The inverse of `config_to_dict`."""
+  """The inverse of `config_to_dict`, with the defaults for `COMPUTE`."""
   coda = fields["coda"]
   coda = None if coda is None else coda_from_dict(coda)
-  return T5Config(**{**fields, "coda": coda})
+  return T5Config(**{**without_compute(fields), "coda": coda})
+
+
+def coda_to_dict(coda: CodaConfig) -> dict[str, Any]:
+  """A `CodaConfig` as JSON-ready values, without `COMPUTE`."""
+  return without_compute(dataclasses.asdict(coda))
 
 
 def coda_from_dict(fields: Mapping[str, Any]) -> CodaConfig:
-  """A `CodaConfig` from the values `dataclasses.asdict` made of it."""
+  """The inverse of `coda_to_dict`, with the defaults for `COMPUTE`."""
   lora = fields["lora"]
   lora = None if lora is None else LoraConfig(**lora)
-  return CodaConfig(**{**fields, "lora": lora})
+  return CodaConfig(**{**without_compute(fields), "lora": lora})
+
+
+def without_compute(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Drops the fields in `COMPUTE`, which files of older versions have."""
+  return {name: x for name, x in fields.items() if name not in COMPUTE}
 
 
 def save_model(

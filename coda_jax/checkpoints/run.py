@@ -5,7 +5,6 @@ checksums, and the settings that the run started with. The frozen leaves are
 those of the run's INITIAL_CHECKPOINT_PATH.
 """
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -29,8 +28,6 @@ from coda_jax.t5.network import Transformer
 FROZEN = "a checksum of the frozen parameters"
 
 _CONFIG = "T5Config."
-# How a model computes, which may change from one start to the next.
-_FREE = ("dtype", "remat")
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -39,11 +36,20 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 
 def describe(config: T5Config) -> dict[str, Any]:
-  """The shape of a run's model, by names of its own."""
-  fields = dataclasses.asdict(config)
-  return {
-    _CONFIG + name: value for name, value in fields.items() if name not in _FREE
-  }
+  """What a run's model is, by names of its own."""
+  fields = model_folder.config_to_dict(config)
+  return {_CONFIG + name: value for name, value in fields.items()}
+
+
+def fixed(saved: Mapping[str, Any]) -> dict[str, Any]:
+  """What must not change when a run is resumed, of what a checkpoint saved.
+
+  Older versions also saved how the model's CoDA layers compute.
+  """
+  name = f"{_CONFIG}coda"
+  if not saved.get(name):
+    return dict(saved)
+  return {**saved, name: model_folder.without_compute(saved[name])}
 
 
 def read_config(path: str | os.PathLike[str]) -> T5Config:

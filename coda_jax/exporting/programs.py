@@ -14,7 +14,6 @@ from coda_jax.t5.network import Transformer
 
 # Any machine can lower programs for all of them.
 PLATFORMS = ("cpu", "tpu", "cuda")
-METHODS = ("greedy", "beam")
 
 
 def lower(

@@ -85,7 +85,7 @@ def infer(
   """
   arguments.check(locals())
   generate = dict(generate or {})
-  _check(mode, generate, mixture_or_task_name, text)
+  _check(mode, mixture_or_task_name, text)
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(batch_size, devices)
   path = _only(folders.find(checkpoint_path), checkpoint_path)
@@ -238,12 +238,7 @@ def _records(
     yield {**record, "score": found.score}
 
 
-def _check(
-  mode: str,
-  generate: Mapping[str, Any],
-  task: str | None,
-  text: sources.Text | None,
-) -> None:
+def _check(mode: str, task: str | None, text: sources.Text | None) -> None:
   if mode not in MODES:
     raise ValueError(f"MODE={mode!r}; expected one of {MODES}")
   if (task is None) == (text is None):
@@ -256,11 +251,6 @@ def _check(
     raise ValueError(
       "MODE='score' needs targets; set TARGET_TEMPLATE to where a row has its "
       "target, such as '{label}'"
-    )
-  if generate.get("method") == "sample":
-    raise ValueError(
-      "GENERATE asks for samples; expected method 'greedy' or 'beam', which "
-      "give the same answer again after a restart"
     )
 
 

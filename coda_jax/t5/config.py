@@ -20,6 +20,10 @@ _SIZES = (
   "mlp_dim",
 )
 
+# Fields of `T5Config` and `CodaConfig` that say how a model computes, not what
+# it is: the same parameters run with any of them, so files leave them out.
+COMPUTE = ("dtype", "remat", "scan_layers", "dispatch")
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:

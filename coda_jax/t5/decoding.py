@@ -13,7 +13,9 @@ from jax.typing import ArrayLike
 
 from coda_jax.t5 import beam
 
-METHODS = ("greedy", "beam", "sample")
+# The same input has the same answer each time; "sample" needs a key.
+DETERMINISTIC = ("greedy", "beam")
+METHODS = (*DETERMINISTIC, "sample")
 
 
 class Decoded(NamedTuple):

@@ -53,17 +53,30 @@ def check(arguments: Mapping[str, Any]) -> None:
       f"batch_size={batch_size} does not divide into microbatches={parts}; "
       "choose a divisor"
     )
-  for name, value in (arguments.get("generate") or {}).items():
+  check_generate(arguments.get("generate") or {})
+
+
+def check_generate(
+  generate: Mapping[str, Any], source: str = "GENERATE has "
+) -> None:
+  """Checks what a program may give `coda_jax.generate`.
+
+  Args:
+    generate: arguments of `coda_jax.generate`, by name.
+    source: where they are from, to start a message with.
+
+  Raises:
+    ValueError: naming the argument; or it is method "sample".
+  """
+  for name, value in generate.items():
     if name not in _GENERATE:
       raise ValueError(
-        f"GENERATE has {name!r}; expected some of {sorted(_GENERATE)}, the "
+        f"{source}{name!r}; expected some of {sorted(_GENERATE)}, the "
         "arguments of coda_jax.generate"
       )
     kind = _GENERATE[name]
     if not kind.fits(value):
-      raise ValueError(
-        f"GENERATE has {name}={value!r}; expected {kind.expected}"
-      )
+      raise ValueError(f"{source}{name}={value!r}; expected {kind.expected}")
 
 
 def _is_whole(value: Any) -> bool:
@@ -246,7 +259,11 @@ _SHOWN = {
 }
 
 _GENERATE = {
-  "method": _one_of(decoding.METHODS),
+  "method": Kind(
+    f"one of {decoding.DETERMINISTIC}, which give the same answers each time; "
+    "to draw samples, call coda_jax.generate with an rng",
+    lambda value: isinstance(value, str) and value in decoding.DETERMINISTIC,
+  ),
   "temperature": _number(0),
   "top_k": _optional(_COUNT),
   "top_p": _optional(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coda_jax.nn.config import CodaConfig, LoraConfig
-from coda_jax.t5.config import T5Config
+from coda_jax.t5.config import COMPUTE, T5Config
 
 # {field: the macro that sets it}; other fields are set by their own names.
 _MACROS = {
@@ -35,6 +35,7 @@ _SIZES = (
   "mlp_dim",
   "mlp_activations",
   "logits_via_embedding",
+  "relpos_bias_per_layer",
 )
 
 
@@ -99,6 +100,6 @@ def _differences(a: Any, b: Any) -> Mapping[str, tuple[Any, Any]]:
   return {
     field.name: (getattr(a, field.name), getattr(b, field.name))
     for field in dataclasses.fields(a)
-    if field.name not in ("lora", "dispatch")
+    if field.name not in ("lora", *COMPUTE)
     and getattr(a, field.name) != getattr(b, field.name)
   }

@@ -83,35 +83,29 @@ def adamw(
   return _clipped(transform, clip_norm)
 
 
-def constant(value: float = 1e-3, *, warmup_steps: int = 0) -> Schedule:
-  """`value` throughout, after a linear warm-up from 0."""
-  arguments.check({"peak": value, "warmup_steps": warmup_steps})
-  return optax.join_schedules(
-    [
-      optax.linear_schedule(0.0, value, max(warmup_steps, 1)),
-      optax.constant_schedule(value),
-    ],
-    [warmup_steps],
-  )
+def constant(value: float = 1e-3) -> Schedule:
+  """`value` throughout."""
+  arguments.check({"peak": value})
+  return optax.constant_schedule(value)
 
 
 def warmup_cosine(
-  peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
+  peak: float, *, steps: int, warmup_steps: int = 0
 ) -> Schedule:
-  """Linear from 0 to `peak`, then a half cosine to `end` at `steps`."""
+  """Linear from 0 to `peak`, then a half cosine to 0 at `steps`."""
   _check_warmup(peak, steps, warmup_steps)
-  return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps, end)
+  return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps)
 
 
 def warmup_linear(
-  peak: float, *, steps: int, warmup_steps: int = 0, end: float = 0.0
+  peak: float, *, steps: int, warmup_steps: int = 0
 ) -> Schedule:
-  """Linear from 0 to `peak`, then linear to `end` at `steps`."""
+  """Linear from 0 to `peak`, then linear to 0 at `steps`."""
   _check_warmup(peak, steps, warmup_steps)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, peak, max(warmup_steps, 1)),
-      optax.linear_schedule(peak, end, steps - warmup_steps),
+      optax.linear_schedule(peak, 0.0, steps - warmup_steps),
     ],
     [warmup_steps],
   )

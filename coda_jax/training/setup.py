@@ -75,7 +75,7 @@ def describe_run(
   """What may not change when a run is resumed, by the names of its arguments.
 
   Args:
-    config: of the model. How it computes may change: dtype and remat.
+    config: of the model. How it computes may change: `t5.config.COMPUTE`.
     frozen: the parameters that are not trained.
     settings: further arguments of `loop.train`.
   """

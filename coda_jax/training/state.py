@@ -16,6 +16,7 @@ import optax
 from jax import Array
 
 from coda_jax.checkpoints import checksums
+from coda_jax.checkpoints import run as run_lib
 from coda_jax.training import hosts
 
 
@@ -123,7 +124,7 @@ class Checkpoints:
     with _damage_named(folder):
       saved = _shapes(self._manager.item_metadata(step).tree)
       about = self._manager.metadata(step).custom_metadata or {}
-    self._check_run(folder, about.get("run", {}))
+    self._check_run(folder, run_lib.fixed(about.get("run", {})))
     wanted = _shapes(state)
     if saved != wanted:
       names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]

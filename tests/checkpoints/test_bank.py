@@ -110,6 +110,12 @@ def test_adding_replacing_and_removing(bank, folders):
     )
 
 
+def test_how_a_task_was_computed_does_not_matter(bank, tmp_path):
+  other = dataclasses.replace(CODA, dispatch="gather")
+  coda_jax.save_adapter(tmp_path / "gather", *task_params(7, other))
+  assert bank.add("gather", tmp_path / "gather").model == bank.model
+
+
 def test_tasks_that_do_not_fit(bank, folders, tmp_path):
   other = dataclasses.replace(CODA, reduction=3)
   coda_jax.save_adapter(tmp_path / "r3", *task_params(0, other))

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,26 @@ def test_a_saved_model_comes_back_exactly(tmp_path, coda):
   config, loaded = load(tmp_path)
   assert config == model.config
   assert_trees_equal(loaded, params)
+
+
+def test_how_a_model_computes_is_not_saved(tmp_path):
+  """It is the machine's; files of older versions, which have it, load."""
+  plain = testing.tiny_config(coda=CodaConfig(bottleneck_dim=4))
+  config = dataclasses.replace(
+    plain,
+    dtype="bfloat16",
+    remat=True,
+    scan_layers=True,
+    coda=CodaConfig(bottleneck_dim=4, dispatch="gather"),
+  )
+  params = testing.random_params(Transformer(plain))
+  model_folder.save_model(tmp_path, config, params)
+  fields = json.loads((tmp_path / "config.json").read_text())["t5"]
+  assert not {"dtype", "remat", "scan_layers"} & fields.keys()
+  assert "dispatch" not in fields["coda"]
+  assert model_folder.read(tmp_path)[0] == plain
+  older = {**dataclasses.asdict(config), "dtype": "bfloat16"}
+  assert model_folder.config_from_dict(older) == plain
 
 
 def test_the_file_is_plain_safetensors_with_t5x_paths(tmp_path):

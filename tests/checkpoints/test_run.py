@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -100,6 +101,38 @@ def test_an_adapter_needs_the_backbone_it_was_trained_on(tmp_path, backbone):
     folders.read(path, tmp_path / "other")
   with pytest.raises(FileNotFoundError, match="checkpoint of a training run"):
     coda_jax.load_pretrained(path)
+
+
+def resume(folder, before, now):
+  """Saves a run of the settings `before`, and resumes it with those of now."""
+  state = TrainState.create({"a": jnp.ones(2)}, optax.sgd(0.1))
+  for settings, act in ((before, Checkpoints.save), (now, Checkpoints.restore)):
+    checkpoints = Checkpoints(folder, run=settings)
+    act(checkpoints, state)
+    checkpoints.close()
+
+
+def test_a_run_resumes_however_it_computes(tmp_path):
+  config = testing.tiny_config(coda=CODA)
+  other = dataclasses.replace(
+    config,
+    dtype="bfloat16",
+    remat=True,
+    scan_layers=True,
+    coda=dataclasses.replace(CODA, dispatch="gather"),
+  )
+  now = setup.describe_run(config, {})
+  resume(tmp_path / "now", setup.describe_run(other, {}), now)
+  # Runs of older versions have all of them but the first two.
+  older = {
+    f"T5Config.{name}": value
+    for name, value in dataclasses.asdict(other).items()
+    if name not in ("dtype", "remat")
+  }
+  resume(tmp_path / "older", {**now, **older}, now)
+  older["T5Config.coda"]["epsilon"] = 0.5
+  with pytest.raises(ValueError, match=r"T5Config\.coda = .*'epsilon': 0\.5"):
+    resume(tmp_path / "another", {**now, **older}, now)
 
 
 def test_what_is_not_as_it_was_saved_is_named(tmp_path, capsys, backbone):

@@ -306,7 +306,7 @@ def test_damaged_parameters(tmp_path, lines):
   [
     ({"mode": "rank"}, r"MODE='rank'; expected one of \('predict', 'score'\)"),
     ({"mode": "score"}, "set TARGET_TEMPLATE"),
-    ({"generate": {"method": "sample"}}, "expected method 'greedy' or 'beam'"),
+    ({"generate": {"method": "sample"}}, "call coda_jax.generate with an rng"),
     ({"window": 0}, "window=0; expected a whole number, 1 or more"),
     ({"mixture_or_task_name": "x"}, "set just one of them"),
     ({"reduction": 0.5}, "REDUCTION=0.5; expected a number, 1 or more"),
