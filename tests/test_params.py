@@ -74,6 +74,7 @@ def test_task_patterns_train_what_the_task_owns():
     "encoder/layers_0/my_router/kernel",
     "encoder/layers_0/query/lora",  # a leaf of the name, not under it
     "encoder/encoder_norm/scale/v",  # patterns match whole paths
+    "encoder/layers_0/relpos_bias/rel_embedding",  # UMT5's
     "encoder/layer_norm_wrapper/kernel",
   ],
 )

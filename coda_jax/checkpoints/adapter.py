@@ -168,8 +168,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
   if kind != "CODA":  # Before its weights, which have another name.
     raise ValueError(
       f"{file} has peft_type {kind!r}; expected 'CODA', an adapter of "
-      "coda_jax.save_adapter. Merge an adapter of PEFT into its model with "
-      "PEFT's merge_and_unload() and save_pretrained(), and load that folder"
+      "coda_jax.save_adapter"
     )
   fields = described.read(folder / WEIGHTS_FILE, file)
   with files.naming(file):

@@ -31,8 +31,8 @@ _EMBEDDING = "shared.weight"
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # A bias that the first release of T5 saved by mistake; no model uses it.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias"
-# What PEFT puts before the names of the model that it wraps.
-_PEFT = "base_model.model."
+# Parts of the names of a model that PEFT wraps.
+_PEFT = ("base_model.model.", ".base_layer.", ".lora_A.", ".lora_B.")
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
@@ -54,7 +54,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
   folder = pathlib.Path(folder)
   fields = files.read_json(folder / CONFIG_FILE)
   tensors_read = _read_tensors(folder)
-  if wrapped := [name for name in tensors_read if name.startswith(_PEFT)]:
+  if wrapped := [n for n in tensors_read if any(part in n for part in _PEFT)]:
     raise ValueError(
       f"{folder} is a model that PEFT wraps ({wrapped[0]}, ...); load it with "
       "PEFT, call merge_and_unload() and save_pretrained(), and use that folder"

@@ -144,5 +144,5 @@ def may_be_tied(fields: Mapping[str, Any]) -> bool:
   """
   version = str(fields.get("transformers_version", "4"))
   is_old = version.partition(".")[0] in ("2", "3", "4")
-  tied = fields.get("tie_word_embeddings", True)
+  tied = fields.get("tie_word_embeddings", fields.get("model_type") != "mt5")
   return bool(tied) and is_old and "scale_decoder_outputs" not in fields

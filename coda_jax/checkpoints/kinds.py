@@ -48,9 +48,11 @@ def find_one(folder: Any) -> str | None:
   """The kind of the only checkpoint in a folder, None without one.
 
   Raises:
-    ValueError: the folder has more than one.
+    ValueError: the folder has more than one, or an adapter of PEFT.
   """
   kinds = find(folder)
+  if "adapter" in kinds:
+    _check_ours(pathlib.Path(folder) / ADAPTER_CONFIG_FILE)
   if len(kinds) > 1:
     raise ValueError(
       f"{folder} contains more than one checkpoint ({' and '.join(kinds)}); "
@@ -69,4 +71,17 @@ def check_replaces(folder: str | os.PathLike[str], kind: str) -> None:
     raise FileExistsError(
       f"{folder} already contains a checkpoint of the kind "
       f"{' and '.join(other)}; write the {kind} checkpoint to another folder"
+    )
+
+
+def _check_ours(file: pathlib.Path) -> None:
+  """Refuses an adapter of PEFT."""
+  fields = files.read_json(file)
+  kind = fields.get("peft_type")
+  if isinstance(kind, str) and kind != "CODA":
+    raise ValueError(
+      f"{file} has peft_type {kind!r}: an adapter of PEFT for "
+      f"{fields.get('base_model_name_or_path')!r}; expected 'CODA', one of "
+      "coda_jax.save_adapter. Merge it into its model with PEFT "
+      "(merge_and_unload() and save_pretrained()), and load that folder"
     )

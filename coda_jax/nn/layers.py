@@ -7,6 +7,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -219,25 +220,42 @@ def bucket_edges(length: int) -> tuple[int, ...]:
   return tuple((np.flatnonzero(np.diff(buckets)) + 1).tolist())
 
 
+def distance_buckets(length: int, *, bidirectional: bool) -> np.ndarray:
+  """The bucket of every distance that occurs among `length` positions.
+
+  Returns:
+    int32 [2 * length - 1]; entry length - 1 + d is the bucket of a key d
+    positions after the query.
+  """
+  return relative_position_bucket(
+    np.arange(1 - length, length),
+    bidirectional=bidirectional,
+    num_buckets=RelativePositionBiases.num_buckets,
+    max_distance=RelativePositionBiases.max_distance,
+  )
+
+
 class RelativePositionBiases(nn.Module):
   """T5's relative position bias, as a table over distances.
 
   Attributes:
     num_heads: number of attention heads.
-    num_buckets: see `relative_position_bucket`.
-    max_distance: see `relative_position_bucket`.
   """
 
+  num_buckets: ClassVar[int] = 32
+  max_distance: ClassVar[int] = 128
+
   num_heads: int
-  num_buckets: int = 32
-  max_distance: int = 128
 
   @nn.compact
-  def __call__(self, length: int, bidirectional: bool) -> Array:
-    """The bias of every distance that occurs among `length` positions.
+  def __call__(self, buckets: Array) -> Array:
+    """The bias of every distance.
 
     A table, not a [length, length] matrix: routed layers look the distances of
     their own tokens up in it (`attention.bias_from_table`).
+
+    Args:
+      buckets: int32 [2 * length - 1], see `distance_buckets`.
 
     Returns:
       float32 [num_heads, 2 * length - 1]; column length - 1 + d is the bias
@@ -249,11 +267,5 @@ class RelativePositionBiases(nn.Module):
       (self.num_heads, self.num_buckets),
       jnp.float32,
       axes=("heads", "relpos_buckets"),
-    )
-    buckets = relative_position_bucket(
-      np.arange(1 - length, length),
-      bidirectional=bidirectional,
-      num_buckets=self.num_buckets,
-      max_distance=self.max_distance,
     )
     return embedding.astype(jnp.float32)[:, buckets]

@@ -43,6 +43,25 @@ def _dropout(cfg: T5Config, name: str | None = None):
   return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,), name=name)
 
 
+def _position_bias(cfg: T5Config):
+  return layers.RelativePositionBiases(cfg.num_heads, name="relpos_bias")
+
+
+def _bias_inputs(
+  cfg: T5Config, length: int, *, bidirectional: bool
+) -> dict[str, Array]:
+  """The inputs of a stack's layers for their position bias.
+
+  Returns:
+    {"bias_table": see `attention.bias_from_table`}, the bias of the stack; or
+    {"bias_buckets": see `layers.distance_buckets`}, for the bias of each layer.
+  """
+  buckets = layers.distance_buckets(length, bidirectional=bidirectional)
+  if cfg.relpos_bias_per_layer:
+    return {"bias_buckets": buckets}
+  return {"bias_table": _position_bias(cfg)(buckets)}
+
+
 class EncoderLayer(nn.Module):
   """The pretrained encoder layer, as a block that `CodaLayer` can wrap."""
 
@@ -50,9 +69,9 @@ class EncoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    self.pre_attention_layer_norm = layers.RMSNorm(dtype=cfg.dtype)
     if cfg.relpos_bias_per_layer:
       self.relpos_bias = layers.RelativePositionBiases(cfg.num_heads)
-    self.pre_attention_layer_norm = layers.RMSNorm(dtype=cfg.dtype)
     self.attention = _attention(cfg)
     self.pre_mlp_layer_norm = layers.RMSNorm(dtype=cfg.dtype)
     self.mlp = _mlp(cfg)
@@ -73,12 +92,11 @@ class EncoderLayer(nn.Module):
     mask: Array,
     deterministic: bool,
     bias_table: Array | None = None,
-    sequence_positions: Array | None = None,
+    bias_buckets: Array | None = None,
   ) -> Array:
-    """See `coda.Block.delta`; the last two arguments are those of `_biases`."""
+    """See `coda.Block.delta`, and `_bias_inputs` for the last two."""
     if bias_table is None:
-      length = sequence_positions.shape[1]
-      bias_table = self.relpos_bias(length, bidirectional=True)
+      bias_table = self.relpos_bias(bias_buckets)
     # [batch, k, emb_dim] -> [batch, k, emb_dim]
     z_attention = self.attention(
       x_norm,
@@ -102,8 +120,7 @@ class EncoderLayer(nn.Module):
     deterministic: bool = True,
     *,
     attention_mask: Array,
-    bias_table: Array | None = None,
-    sequence_positions: Array | None = None,
+    **bias: Array,
   ) -> tuple[Array, None]:
     """The dense layer, in the signature of `CodaLayer`."""
     del mask  # The attention mask says it all.
@@ -117,8 +134,7 @@ class EncoderLayer(nn.Module):
       context_positions=positions,
       mask=attention_mask,
       deterministic=deterministic,
-      bias_table=bias_table,
-      sequence_positions=sequence_positions,
+      **bias,
     )
     return x + delta, None
 
@@ -138,14 +154,12 @@ class DecoderLayer(nn.Module):
     *,
     decoder_mask: Array | None,
     encoder_decoder_mask: Array,
-    bias_table: Array | None,
-    sequence_positions: Array | None = None,
+    bias_table: Array | None = None,
+    bias_buckets: Array | None = None,
   ) -> Array:
     cfg = self.config
     if bias_table is None:
-      bias_table = layers.RelativePositionBiases(
-        cfg.num_heads, name="relpos_bias"
-      )(sequence_positions.shape[1], bidirectional=False)
+      bias_table = _position_bias(cfg)(bias_buckets)
     norm_name = "pre_self_attention_layer_norm"
     x_norm = layers.RMSNorm(dtype=cfg.dtype, name=norm_name)(inputs)
     # [batch, length, emb_dim] -> [batch, length, emb_dim]
@@ -207,10 +221,7 @@ class Encoder(nn.Module):
       [batch, length, emb_dim], and each layer's `Selection` (None if dense).
     """
     cfg = self.config
-    inputs = {
-      "attention_mask": encoder_mask,
-      **_biases(cfg, encoder_input_tokens.shape[1], bidirectional=True),
-    }
+    bias = _bias_inputs(cfg, encoder_input_tokens.shape[1], bidirectional=True)
 
     # [batch, length] -> [batch, length, emb_dim]
     x = self.shared_embedding(encoder_input_tokens)
@@ -225,8 +236,9 @@ class Encoder(nn.Module):
           x,
           encoder_input_tokens > 0,
           deterministic,
+          attention_mask=encoder_mask,
+          **bias,
           rngs=rngs,
-          **inputs,
         ),
         *looped.layer_inputs(self, cfg.num_encoder_layers),
         x=x,
@@ -236,34 +248,17 @@ class Encoder(nn.Module):
       for i in range(cfg.num_encoder_layers):
         layer = _encoder_layer(cfg, i, name=f"layers_{i}")
         x, selection = layer(
-          x, encoder_input_tokens > 0, deterministic, **inputs
+          x,
+          encoder_input_tokens > 0,
+          deterministic,
+          attention_mask=encoder_mask,
+          **bias,
         )
         routing.append(selection)
 
     x = layers.RMSNorm(dtype=cfg.dtype, name="encoder_norm")(x)
     x = nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
     return x, tuple(routing)
-
-
-def _biases(
-  cfg: T5Config, length: int, *, bidirectional: bool
-) -> dict[str, Array | None]:
-  """The position biases of a stack's layers; called by the stack's module.
-
-  Returns:
-    `bias_table`, for `attention.bias_from_table`, or None if each layer has its
-    own; `sequence_positions`, int32 [1, length], from whose shape a layer then
-    knows the length of its table.
-  """
-  bias_table = None
-  if not cfg.relpos_bias_per_layer:
-    bias_table = layers.RelativePositionBiases(
-      cfg.num_heads, name="relpos_bias"
-    )(length, bidirectional)
-  return {
-    "bias_table": bias_table,
-    "sequence_positions": jnp.arange(length)[None, :],
-  }
 
 
 def _encoder_layer(cfg: T5Config, i: int, **place: Any) -> nn.Module:
@@ -304,6 +299,7 @@ class Decoder(nn.Module):
     length = decoder_input_tokens.shape[1]
     if decode and max_decode_length:
       length = max_decode_length
+    bias = _bias_inputs(cfg, length, bidirectional=False)
 
     # [batch, length] -> [batch, length, emb_dim]
     y = self.shared_embedding(decoder_input_tokens)
@@ -312,7 +308,7 @@ class Decoder(nn.Module):
     inputs = {
       "decoder_mask": decoder_mask,
       "encoder_decoder_mask": encoder_decoder_mask,
-      **_biases(cfg, length, bidirectional=False),
+      **bias,
     }
     # Layers that keep a cache each have their own.
     if cfg.scan_layers and not (decode or self.is_initializing()):

@@ -225,7 +225,7 @@ CASES = {
   "peft": (
     "adapter",
     edit("adapter_config.json", peft_type="LORA"),
-    "says peft_type 'LORA'",
+    "has peft_type 'LORA'",
   ),
   "no coda": ("adapter", edit("adapter_config.json", coda=REMOVED), "'coda'"),
   "coda list": ("adapter", edit("adapter_config.json", coda=[1]), "_config"),

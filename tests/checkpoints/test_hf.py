@@ -89,7 +89,7 @@ def change_json(path, change):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"model_type": "bert"}, "model_type is 'bert'"),
+    ({"model_type": "t5gemma"}, "model_type is 't5gemma'; expected one of"),
     (
       {"model_type": "umt5"},
       "layers_1/relpos_bias/rel_embedding: not in the f",
@@ -204,13 +204,25 @@ def test_no_embedding(tmp_path):
     load_pretrained(tmp_path)
 
 
-def test_a_model_that_peft_wraps(tmp_path):
+@pytest.mark.parametrize(
+  "name",
+  [
+    "base_model.model.shared.weight",
+    "encoder.block.0.layer.0.SelfAttention.q.lora_A.default.weight",
+  ],
+)
+def test_a_model_that_peft_wraps(tmp_path, name):
   written(tmp_path)
-  rewrite(
-    tmp_path,
-    lambda x: x.update({f"base_model.model.{n}": x.pop(n) for n in list(x)}),
-  )
-  with pytest.raises(ValueError, match=r"PEFT wraps .*merge_and_unload\(\)"):
+  rewrite(tmp_path, lambda x: x.update({name: x["shared.weight"]}))
+  with pytest.raises(ValueError, match=rf"PEFT wraps \({name}.*merge_and_unl"):
+    load_pretrained(tmp_path)
+
+
+def test_an_adapter_of_peft(tmp_path):
+  (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+  fields = {"peft_type": "LORA", "base_model_name_or_path": "some/t5"}
+  (tmp_path / "adapter_config.json").write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match=r"'LORA'.*'some/t5'.*merge_and_unload"):
     load_pretrained(tmp_path)
 
 

@@ -101,8 +101,9 @@ def test_a_gradient_is_the_same_in_blocks(small_blocks):
 
 @pytest.mark.parametrize("length", [1, 9, 40, 300])
 def test_bias_by_comparison_is_the_bias_by_index(length):
+  buckets = layers.distance_buckets(length, bidirectional=True)
   table = layers.RelativePositionBiases(HEADS).apply(
-    {"params": {"rel_embedding": jnp.asarray(random(HEADS, 32))}}, length, True
+    {"params": {"rel_embedding": jnp.asarray(random(HEADS, 32))}}, buckets
   )
   rng = np.random.default_rng(length)
   k = min(length, 50)
@@ -125,7 +126,7 @@ def test_bias_by_comparison_is_the_bias_by_index(length):
   # The table's columns of a bucket are one parameter.
   embed = lambda g: jax.vjp(
     lambda p: layers.RelativePositionBiases(HEADS).apply(
-      {"params": {"rel_embedding": p}}, length, True
+      {"params": {"rel_embedding": p}}, buckets
     ),
     jnp.asarray(random(HEADS, 32)),
   )[1](g)[0]

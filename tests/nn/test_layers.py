@@ -154,9 +154,8 @@ def test_bias_table_has_a_column_for_each_distance():
   table = random(3, 32)
   biases = layers.RelativePositionBiases(num_heads=3)
   for bidirectional in (True, False):
-    found = biases.apply(
-      {"params": {"rel_embedding": table}}, 20, bidirectional
-    )
+    buckets = layers.distance_buckets(20, bidirectional=bidirectional)
+    found = biases.apply({"params": {"rel_embedding": table}}, buckets)
     assert found.shape == (3, 39)
     for d in range(-19, 20):
       bucket = exact_bucket(d, bidirectional)

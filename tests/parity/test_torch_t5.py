@@ -30,6 +30,7 @@ CASES = {
     "num_decoder_layers": 1,
   },
   "v1.0 with wide heads": {**V1_0, "num_heads": 2, "head_dim": 24},
+  "umt5": {**V1_1, "relpos_bias_per_layer": True, "num_decoder_layers": 2},
 }
 
 
@@ -37,8 +38,9 @@ def torch_model(config, randomised):
   """A random torch T5 of the same shape."""
   torch.manual_seed(0)
   gated = len(config.mlp_activations) == 2
-  model = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
+  kind = "UMT5" if config.relpos_bias_per_layer else "T5"
+  model = getattr(transformers, f"{kind}ForConditionalGeneration")(
+    getattr(transformers, f"{kind}Config")(
       vocab_size=config.vocab_size,
       d_model=config.emb_dim,
       d_kv=config.head_dim,
@@ -54,6 +56,8 @@ def torch_model(config, randomised):
       decoder_start_token_id=0,
     )
   )
+  # UMT5 scales its logits by this; transformers 5 makes it true always.
+  model.config.tie_word_embeddings = config.logits_via_embedding
   return randomised(model, tied=config.logits_via_embedding)
 
 
@@ -80,8 +84,11 @@ def convert(model, config):
     ("encoder", config.num_encoder_layers),
     ("decoder", config.num_decoder_layers),
   ):
-    first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
-    leaves[f"{stack}/relpos_bias/rel_embedding"] = state[f"{first}.weight"].T
+    for i in range(depth if config.relpos_bias_per_layer else 1):
+      theirs = f"{stack}.block.{i}.layer.0.SelfAttention"
+      bias = state[f"{theirs}.relative_attention_bias.weight"].T
+      ours = f"{stack}/layers_{i}" if config.relpos_bias_per_layer else stack
+      leaves[f"{ours}/relpos_bias/rel_embedding"] = bias
     leaves[f"{stack}/{stack}_norm/scale"] = state[
       f"{stack}.final_layer_norm.weight"
     ]
@@ -159,10 +166,13 @@ def test_encoder_and_logits(case, randomised):
     assert_close(np.asarray(found)[real], theirs.numpy()[real])
 
 
-def test_routing_every_token_is_the_torch_model_too(randomised):
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_routing_every_token_is_the_torch_model_too(randomised, per_layer):
   """k = n with unit weights, and adapters that add nothing."""
   coda = CodaConfig(reduction=1 + 1e-6, bottleneck_dim=4)
-  config = testing.tiny_config(**V1_1, num_encoder_layers=2, coda=coda)
+  config = testing.tiny_config(
+    **V1_1, relpos_bias_per_layer=per_layer, num_encoder_layers=2, coda=coda
+  )
   reference, model = torch_model(config, randomised), Transformer(config)
   leaves = params_lib.flatten(testing.random_params(model))
   leaves = {

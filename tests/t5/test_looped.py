@@ -19,11 +19,15 @@ def model_of(coda, **fields):
   return Transformer(testing.tiny_config(**SMALL, coda=coda, **fields))
 
 
-@pytest.mark.parametrize("coda", [None, CodaConfig(2.0)])
+@pytest.mark.parametrize(
+  ("coda", "per_layer"), [(None, False), (CodaConfig(2.0), True)]
+)
 @pytest.mark.parametrize("remat", [False, True])
-def test_loop_gives_the_same_numbers_and_gradients(coda, remat):
-  plain = model_of(coda)
-  loop = model_of(coda, scan_layers=True, remat=remat)
+def test_loop_gives_the_same_numbers_and_gradients(coda, per_layer, remat):
+  plain = model_of(coda, relpos_bias_per_layer=per_layer)
+  loop = model_of(
+    coda, relpos_bias_per_layer=per_layer, scan_layers=True, remat=remat
+  )
   params = testing.random_params(plain)
   shapes = testing.random_params(loop)
   assert params_lib.flatten(shapes).keys() == params_lib.flatten(params).keys()
