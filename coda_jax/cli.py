@@ -1,7 +1,7 @@
 """The command line of the gin-configured entry points.
 
-Only this module, gin_constants and the entry points know gin; bad input ends
-here, as one message on stderr and an exit code that is not 0.
+Only this module, bindings, gin_constants and the entry points know gin; bad
+input ends here, as one message on stderr and an exit code that is not 0.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from typing import Any
 
 import gin
 from absl import logging
+
+from coda_jax import bindings as bindings_lib
 
 # Defines constants; a run's own config.gin names them without importing them.
 from coda_jax import gin_constants  # noqa: F401
@@ -71,26 +73,33 @@ def run(
   Returns:
     The exit code: 0, or 1 for a loss that is not finite, or 2 for bad input.
   """
+  explain = None
   try:
-    configure(argv, program, description)
+    set_by = configure(argv, program, description)
+    explain = functools.partial(
+      bindings_lib.explain, bindings=set_by, function=function.__name__
+    )
     bound = configured(function)
     if instead is not None:
       bound = _with_bindings_of(function, instead)
   except _GIN_ERRORS as error:
-    return fail(error, program, 2)
+    return fail(error, program, 2, explain)
   try:
     result = bound()
   except (ValueError, OSError, ModuleNotFoundError) as error:
-    return fail(error, program, 2)
+    return fail(error, program, 2, explain)
   except FloatingPointError as error:
-    return fail(error, program, 1)
+    return fail(error, program, 1, explain)
   return 0 if instead is None else result
 
 
 def configure(
   argv: Sequence[str] | None, program: str, description: str | None
-) -> None:
+) -> bindings_lib.Bindings:
   """Parses the command line, its gin files and its bindings, in this order.
+
+  Returns:
+    Which file or flag set what.
 
   Raises:
     SystemExit: the command line itself is wrong (argparse).
@@ -122,6 +131,7 @@ def configure(
     parser.error("--gin_file is required: --gin_file=experiments/NAME.gin")
   paths = [path for path in args.gin_search_paths.split(",") if path]
   parse_gin(args.gin_file, bindings, search_paths=paths)
+  return bindings_lib.read(args.gin_file, bindings, _folders(paths))
 
 
 def parse_gin(
@@ -145,7 +155,7 @@ def parse_gin(
   gin.clear_config()
   # gin can only append to its search path, and would keep that of the last
   # call; and beside files it tries packages, logging each miss as an error.
-  gin.config._LOCATION_PREFIXES[:] = [*search_paths, "", str(configs_dir())]
+  gin.config._LOCATION_PREFIXES[:] = _folders(search_paths)
   gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   with quiet_imports():
     for file in files:
@@ -161,6 +171,11 @@ def parse_gin(
       ) from error
   check_macros([name for name, _ in bindings])
   gin.finalize()
+
+
+def _folders(search_paths: Sequence[str]) -> list[str]:
+  """Where gin files are looked for, in this order."""
+  return [*search_paths, "", str(configs_dir())]
 
 
 def configs_dir() -> Path:
@@ -270,12 +285,23 @@ def write_config(macro: str) -> None:
   (folder / "config.gin").write_text(gin.config_str())
 
 
-def fail(error: BaseException, program: str, code: int) -> int:
-  """Reports an error on stderr in one message, and returns the exit code."""
+def fail(
+  error: BaseException,
+  program: str,
+  code: int,
+  explain: Callable[[str], str] | None = None,
+) -> int:
+  """Reports an error on stderr in one message, and returns the exit code.
+
+  Args:
+    error: to report.
+    program: that failed.
+    code: to return.
+    explain: makes the message of the error's text.
+  """
   if os.environ.get("CODA_JAX_TRACEBACK"):
     raise error
-  # What is wrong comes first; then gin adds where it was calling from.
-  message = re.split(r"\n\s*In call to configurable", str(error))[0].strip()
+  message = explain(str(error)) if explain else str(error).strip()
   if isinstance(error, ModuleNotFoundError) and "pip install" not in message:
     message += "; install what training needs: pip install 'coda_jax[train]'"
   print(

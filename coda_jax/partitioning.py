@@ -117,7 +117,10 @@ def mesh_of(
     )
   if not sizes and jax.process_count() > 1:
     sizes = {"data": -1}
-  return make_mesh(**sizes, devices=devices)
+  try:
+    return make_mesh(**sizes, devices=devices)
+  except ValueError as error:
+    raise ValueError(f"MESH={dict(sizes)}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ CASES = [
     ("REDUCTION=five", "CodaConfig.reduction is 'five'; expected 1"),
     ("EPSILON=x", "CodaConfig.epsilon='x'; expected above 0"),
     ("DROPOUT_RATE=x", "T5Config.dropout_rate='x'; expected 0 or more"),
-    ("DTYPE=bf16", "dtype 'bf16' is not known (DTYPE); use bfloat16"),
+    ("DTYPE=bf16", "dtype='bf16' is not known; use bfloat16"),
     ("loop.train.profile_steps=5", "loop.train.profile_steps=5; expected (fir"),
     ("loop.train.profile_steps=(5, 2)", "loop.train.profile_steps=(5, 2); exp"),
     ("loop.train.keep=0", "loop.train.keep=0; expected a whole number"),
@@ -72,10 +72,55 @@ CASES = [
     ("FROZEN_DTYPE=float16", "FROZEN_DTYPE='float16'; expected one of ('f"),
     ("MESH=2", "MESH=2; expected {'data': n, 'fsdp': m}"),
     ("MODEL_DIR=5", "MODEL_DIR=5; expected a path"),
+    (
+      "TRAIN_STEPS=12",
+      "warmup_steps=500 with steps=12; expected 0 or more and below steps "
+      "(WARMUP_STEPS = 500 in schedules/adapter.gin, TRAIN_STEPS = 12 on the",
+    ),
+    ("WARMUP_STEPS=30000", "warmup_steps=30000 with steps=20000; expected 0"),
+    ("PEAK=-1", "PEAK=-1; expected a number, 0 or more"),
+    ("REDUCTION=0.5", "CodaConfig.reduction is 0.5; expected 1 (dense)"),
+    ("LAYER_REDUCTIONS=5", "CodaConfig.layer_reductions=5; expected (layer, r"),
+    ("LAYER_REDUCTIONS=((9, 2),)", "names layer 9; the encoder has layers 0 t"),
+    ("ATTENTION=all", "CodaConfig.attention='all'; expected one of"),
+    ("ROUTER=top_k", "CodaConfig.router='top_k'; expected one of"),
+    ("EPSILON=0", "CodaConfig.epsilon=0; expected above 0"),
+    ("BOTTLENECK_DIM=-1", "CodaConfig.bottleneck_dim=-1; expected a whole"),
+    ("DROPOUT_RATE=1", "T5Config.dropout_rate=1; expected 0 or more, below 1"),
+    ("DTYPE=float16", "dtype=float16 is refused"),
+    ("config.T5Config.emb_dim=0", "T5Config.emb_dim=0; expected a whole"),
+    ("config.T5Config.mlp_activations=5", "T5Config.mlp_activations=5; exp"),
     ("loop.train.generate={'num_beam': 2}", "GENERATE has 'num_beam'; expec"),
     (
       "loop.train.generate={'method': 'sample'}",
       "GENERATE has method='sample'; expected one of ('greedy', 'beam'), which",
+    ),
+  ]
+]
+CASES += [
+  (train, [*TRAIN, *arguments], binding, message)
+  for arguments, binding, message in [
+    (["--gin.MICROBATCHES=2"], "BATCH_SIZE=5", "batch_size=5 does not divide"),
+    (
+      ["--gin_file=methods/coda_lora.gin"],
+      "LORA_RANK=0",
+      "LoraConfig.rank=0; expected a whole number, 1 or more",
+    ),
+    (
+      ["--gin_file=methods/coda_lora.gin"],
+      "config.LoraConfig.targets=query",
+      "LoraConfig.targets='query'; expected names in brackets",
+    ),
+    (["--gin_file=schedules/constant.gin"], "PEAK=x", "PEAK='x'; expected a"),
+    (
+      ["--gin_file=schedules/rsqrt.gin"],
+      "WARMUP_STEPS=-1",
+      "WARMUP_STEPS=-1; expected a whole number, 0 or more",
+    ),
+    (
+      ["--gin_file=schedules/tiny.gin"],
+      "TRAIN_STEPS=200",
+      "(WARMUP_STEPS = 200 in schedules/tiny.gin, TRAIN_STEPS = 200 on",
     ),
   ]
 ]
@@ -92,7 +137,7 @@ CASES += [
     ),
     ("CHECKPOINT_PATH=5", "CHECKPOINT_PATH=5; expected a path"),
     ("BATCH_SIZE=0", "BATCH_SIZE=0; expected a whole number, 1 or more"),
-    ("DTYPE=bf16", "dtype 'bf16' is not known (DTYPE)"),
+    ("DTYPE=bf16", "dtype='bf16' is not known"),
     ("SPLIT=5", "SPLIT=5; expected a text"),
   ]
 ]
@@ -116,7 +161,7 @@ CASES += [
     ("INPUT_PATH=5", "INPUT_PATH=5; expected a path"),
     ("INPUT_TEMPLATE=5", "INPUT_TEMPLATE=5; expected a text"),
     ("SKIP_BAD_ROWS=yes", "SKIP_BAD_ROWS='yes'; expected True or False"),
-    ("DTYPE=bf16", "dtype 'bf16' is not known (DTYPE); use bfloat16"),
+    ("DTYPE=bf16", "dtype='bf16' is not known; use bfloat16"),
     ("predict.infer.window=x", "predict.infer.window='x'; expected a whole"),
   ]
 ]
@@ -137,6 +182,8 @@ def test_one_message(program, arguments, binding, message, capsys, monkeypatch):
   out, err = capsys.readouterr()
   assert out == "" and message in err
   assert err.startswith("python -m coda_jax.") and len(err.splitlines()) == 2
+  name = binding.partition("=")[0]
+  assert f"{name} = " in err and "on the command line" in err
 
 
 @pytest.mark.parametrize(
@@ -164,3 +211,36 @@ def test_values_of_a_table(binding, message, capsys):
   assert eval_lib.main(arguments) == 2
   assert binding.partition("=")[0] + message in capsys.readouterr().err
   assert "table" not in seqio.TaskRegistry.names()
+
+
+@pytest.mark.parametrize(
+  ("task", "binding", "message"),
+  [
+    ("span_corruption", "CORPUS=x.txt", "filepattern='x.txt' must hold '{spl"),
+    ("span_corruption", "CORPUS=5", "filepattern=5 must hold '{split}'"),
+    (
+      "span_corruption",
+      "tasks.span_corruption_task.noise_density=2",
+      "noise_density=2; expected a number between 0 and 1",
+    ),
+    (
+      "tiny_pretraining",
+      "tasks.span_corruption_task.mean_span_length=0",
+      "mean_span_length=0; expected a number, 1 or more",
+    ),
+    ("mnli", "text_tasks.text_task.name=mnly", "text_task has no set 'mnly'"),
+    ("bbc_topic", "tasks.bbc_task.target=x", "bbc_task has no target 'x'"),
+    ("c4", "C4=c4", "data set 'c4' lacks its version"),
+    ("bbc_topic", "VOCABULARY=x.model", "No vocabulary 'x.model'"),
+  ],
+)
+def test_values_of_tasks(task, binding, message, capsys):
+  arguments = [x for x in EVAL if "TASK_NAME" not in x]
+  if not binding.startswith("VOCABULARY"):
+    arguments += ["--gin.VOCABULARY=tiny"]
+  arguments += [f"--gin_file=tasks/{task}.gin", f"--gin.{binding}"]
+  assert eval_lib.main(arguments) == 2
+  err = capsys.readouterr().err
+  name, _, value = binding.partition("=")
+  assert message in err
+  assert f"({name} = " in err and f"{value} on the" in err.replace("'", "")

@@ -48,6 +48,26 @@ def corrupted_lengths(
   return kept + spans + 1, noise + spans + 1
 
 
+def check_noise(noise_density: float, mean_span_length: float) -> None:
+  """Refuses noise that no segment can have.
+
+  Raises:
+    ValueError: if a value is no number, or out of its range.
+  """
+  if not (_is_number(noise_density) and 0 < noise_density < 1):
+    raise ValueError(
+      f"noise_density={noise_density!r}; expected a number between 0 and 1."
+    )
+  if not (_is_number(mean_span_length) and mean_span_length >= 1):
+    raise ValueError(
+      f"mean_span_length={mean_span_length!r}; expected a number, 1 or more."
+    )
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, int | float)
+
+
 def segment_length(
   inputs_length: int,
   targets_length: int,
@@ -63,11 +83,7 @@ def segment_length(
     ValueError: if the targets do not fit in `targets_length`, or if
       `inputs_length` is too short to corrupt anything.
   """
-  if not 0 < noise_density < 1 or mean_span_length < 1:
-    raise ValueError(
-      f"noise_density={noise_density} must lie between 0 and 1, and"
-      f" mean_span_length={mean_span_length} be at least 1."
-    )
+  check_noise(noise_density, mean_span_length)
   settings = (noise_density, mean_span_length, keep_spans)
   if inputs_length < corrupted_lengths(2, *settings)[0]:
     raise ValueError(

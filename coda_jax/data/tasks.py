@@ -77,10 +77,11 @@ def span_corruption_task(
     `name`.
 
   Raises:
-    ValueError: if `filepattern` lacks "{split}".
+    ValueError: if `filepattern` lacks "{split}", or the noise is out of range.
     FileNotFoundError: if there are no training files.
   """
   _check_filepattern(filepattern, "data/corpus/*-{split}-*.txt")
+  preprocessors.check_noise(noise_density, mean_span_length)
   patterns = {
     split: filepattern.replace("{split}", split)
     for split in ("train", "validation")
@@ -118,7 +119,7 @@ def span_corruption_task(
 
 
 def _check_filepattern(filepattern: str, example: str) -> None:
-  if "{split}" not in filepattern:
+  if not isinstance(filepattern, str) or "{split}" not in filepattern:
     raise ValueError(
       f"filepattern={filepattern!r} must hold '{{split}}', as in {example!r}."
     )

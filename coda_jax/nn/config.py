@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,21 +19,21 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
     ValueError: `dtype` is None, float16 or no floating-point type.
   """
   if dtype is None:  # Which NumPy takes for float64.
-    raise ValueError("dtype is None; expected bfloat16 or float32")
+    raise ValueError("dtype=None; expected bfloat16 or float32")
   try:
     dtype = jnp.dtype(dtype)
   except TypeError:
     raise ValueError(
-      f"dtype {dtype!r} is not known (DTYPE); use bfloat16 or float32"
+      f"dtype={dtype!r} is not known; use bfloat16 or float32"
     ) from None
   if dtype == jnp.float16:
     raise ValueError(
-      "dtype float16 is refused: T5's activations exceed its largest value, "
+      "dtype=float16 is refused: T5's activations exceed its largest value, "
       "65504, and turn into NaN; use bfloat16 or float32"
     )
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
-      f"dtype {dtype} is not floating-point; use bfloat16 or float32"
+      f"dtype={dtype} is not floating-point; use bfloat16 or float32"
     )
   return dtype
 
@@ -47,6 +48,23 @@ def check_whole(field: str, value: Any, least: int) -> None:
     raise ValueError(
       f"{field}={value!r}; expected a whole number, {least} or more"
     )
+
+
+def _names(field: str, values: Any) -> tuple[str, ...]:
+  if isinstance(values, str) or not isinstance(values, Sequence):
+    raise ValueError(
+      f"{field}={values!r}; expected names in brackets, such as ('query',)"
+    )
+  return tuple(values)
+
+
+def _pairs(field: str, values: Any) -> tuple[tuple[int, float], ...]:
+  try:
+    return tuple((i, float(r)) for i, r in values)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f"{field}={values!r}; expected (layer, r) pairs, such as ((0, 1),)"
+    ) from None
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -85,7 +103,8 @@ class LoraConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "unset", _fill(self))
-    object.__setattr__(self, "targets", tuple(self.targets))
+    targets = _names("LoraConfig.targets", self.targets)
+    object.__setattr__(self, "targets", targets)
     check_whole("LoraConfig.rank", self.rank, 1)
     if not isinstance(self.alpha, int | float):
       raise ValueError(f"LoraConfig.alpha={self.alpha!r}; expected a number")
@@ -128,9 +147,9 @@ class CodaConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "unset", _fill(self))
-    for layer, _ in self.layer_reductions:
+    pairs = _pairs("CodaConfig.layer_reductions", self.layer_reductions)
+    for layer, _ in pairs:
       check_whole("CodaConfig.layer_reductions: layer", layer, 0)
-    pairs = tuple((i, float(r)) for i, r in self.layer_reductions)
     if len(dict(pairs)) < len(pairs):
       raise ValueError(
         f"CodaConfig.layer_reductions={pairs} names a layer twice"

@@ -70,7 +70,8 @@ class T5Config:
 
   def __post_init__(self):
     object.__setattr__(self, "dtype", compute_dtype(self.dtype))
-    object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+    if isinstance(self.mlp_activations, list):  # From JSON.
+      object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
     for name in _SIZES:
       check_whole(f"T5Config.{name}", getattr(self, name), 1)
     if self.mlp_activations not in MLP_ACTIVATIONS:

@@ -133,7 +133,10 @@ def train(
   model, differing = setup.inherit(model, initial_checkpoint_path)
   inputs.check_task(mixture_or_task_name, model.config.vocab_size)
   if early_stop_steps and best_metric is None:
-    raise ValueError("early_stop_steps needs best_metric, which says what for")
+    raise ValueError(
+      f"early_stop_steps={early_stop_steps} needs best_metric, the name of the "
+      "result that has to improve, such as 'accuracy'"
+    )
   is_split = eval_split in inputs.splits(mixture_or_task_name)
   if best_metric and not is_split:
     raise ValueError(

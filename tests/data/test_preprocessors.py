@@ -168,7 +168,7 @@ def run(lengths, vocabulary, **settings):
     ({"inputs": 2, "targets": 9}, {}, "2 is too short"),
     ({"inputs": 2048, "targets": 999}, {}, "has 100 sentinels"),
     ({"inputs": 64, "targets": 64}, {"noise_density": 1.5}, "noise_density=1"),
-    ({"inputs": 64, "targets": 64}, {"mean_span_length": 0}, "at least 1"),
+    ({"inputs": 64, "targets": 64}, {"mean_span_length": 0}, "1 or more"),
   ],
 )
 def test_bad_settings(lengths, settings, message, vocabulary):

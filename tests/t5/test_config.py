@@ -49,7 +49,7 @@ def test_configs_are_hashable_even_from_lists():
 
 
 def test_dtype_must_be_given():
-  with pytest.raises(ValueError, match="dtype is None"):
+  with pytest.raises(ValueError, match="dtype=None"):
     T5Config(vocab_size=8, dtype=None)
 
 

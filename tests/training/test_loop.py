@@ -333,7 +333,7 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
     ({"batch_size": 0}, "BATCH_SIZE=0; expected a whole number, 1 or"),
     ({"train_steps": -1}, "TRAIN_STEPS=-1; expected a whole number, 1"),
     ({"microbatches": 3}, "batch_size=4 does not divide into microbatches=3"),
-    ({"early_stop_steps": 3}, "early_stop_steps needs best_metric"),
+    ({"early_stop_steps": 3}, "early_stop_steps=3 needs best_metric"),
     ({"keep": 0}, "keep=0; expected a whole number, 1 or more"),
     (
       {"best_metric": "exact", "eval_split": "test"},
