@@ -10,15 +10,12 @@ import seqio
 DEFAULT_SENTINELS = 100
 
 
-def load(
-  vocabulary: str = "tiny", *, extra_ids: int = DEFAULT_SENTINELS
-) -> seqio.Vocabulary:
-  """Returns a seqio vocabulary.
+def load(vocabulary: str = "tiny") -> seqio.Vocabulary:
+  """Returns a seqio vocabulary; T5's 100 sentinels follow the pieces.
 
   Args:
     vocabulary: "tiny", the one of the embedded models (3996 pieces); "byt5",
       bytes; or the path of a SentencePiece model, such as T5's spiece.model.
-    extra_ids: sentinels to add behind the pieces, T5's 100. Bytes take none.
 
   Raises:
     FileNotFoundError: if `vocabulary` is neither a name nor a file.
@@ -29,24 +26,24 @@ def load(
       f"VOCABULARY={vocabulary!r}; expected 'tiny', 'byt5' or the path of a "
       "SentencePiece model (spiece.model)"
     )
-  return _load(vocabulary, extra_ids)
+  return _load(vocabulary)
 
 
 @functools.lru_cache
-def _load(vocabulary: str, extra_ids: int) -> seqio.Vocabulary:
+def _load(vocabulary: str) -> seqio.Vocabulary:
   if vocabulary == "byt5":
     return seqio.ByteVocabulary()
   if vocabulary == "tiny":
     assets = importlib.resources.files("coda_jax") / "assets"
     return seqio.SentencePieceVocabulary(
-      str(assets / "vocabulary" / "tiny.model"), extra_ids=extra_ids
+      str(assets / "vocabulary" / "tiny.model"), extra_ids=DEFAULT_SENTINELS
     )
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(
       f"No vocabulary {vocabulary!r}: expected 'tiny', 'byt5' or the path of a"
       " SentencePiece model (spiece.model)."
     )
-  return seqio.SentencePieceVocabulary(vocabulary, extra_ids=extra_ids)
+  return seqio.SentencePieceVocabulary(vocabulary, extra_ids=DEFAULT_SENTINELS)
 
 
 def num_sentinels(vocabulary: seqio.Vocabulary) -> int:
