@@ -53,4 +53,5 @@ def of_model(model: Transformer, params: params_lib.Params) -> str:
 def of_vocabulary(vocabulary: Any) -> str:
   """What tells one of seqio's vocabularies from another, not where it is."""
   pieces = hashlib.sha256(getattr(vocabulary, "sp_model", b"")).hexdigest()
-  return f"{type(vocabulary).__name__} {vocabulary.vocab_size} {pieces}"
+  mark = getattr(vocabulary, "mark", "")  # for line breaks
+  return f"{type(vocabulary).__name__}{mark} {vocabulary.vocab_size} {pieces}"
