@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from coda_jax import partitioning
+from coda_jax import partitioning, token_ids
 from coda_jax.checkpoints import folders
 from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
@@ -183,6 +183,7 @@ def answer(
 
   Raises:
     FloatingPointError: a score is not a number.
+    ValueError: a token that the model has no embedding for.
   """
   answers: dict[int, Answer] = {}
   lengths = [len(example.input_tokens) for example in examples]
@@ -190,6 +191,12 @@ def answer(
   most = task_feature_lengths["targets"]
   for batch in batching.plan(lengths, batch_size, buckets):
     rows = [examples[place] for place in batch.places]
+    for row in rows:
+      for what, ids in (
+        ("input", row.input_tokens),
+        ("target", row.target_tokens if mode == "score" else ()),
+      ):
+        token_ids.check(f"{what} {row.index}", ids, model.config.vocab_size)
     tokens = batching.pad(
       [row.input_tokens for row in rows], batch_size, batch.length
     )

@@ -183,6 +183,7 @@ def train(
       skip=skip,
       pack=pack,
       rows=rows,
+      vocab_size=model.config.vocab_size,
     )
     return setup.placed(found, batch_size, rows, sharding)
 
