@@ -55,3 +55,16 @@ def offline():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(socket.socket, "connect", connect_locally)
     yield
+
+
+@pytest.fixture
+def fresh_registry():
+  """Forgets the tasks that a test registers."""
+  import seqio
+
+  registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
+  before = [set(registry.names()) for registry in registries]
+  yield
+  for registry, names in zip(registries, before, strict=True):
+    for name in set(registry.names()) - names:
+      registry.remove(name)

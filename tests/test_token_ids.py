@@ -69,7 +69,9 @@ def test_ids_beyond_int32_do_not_wrap(params):
 
 def test_targets(params):
   tokens = np.array(GOOD)
-  with pytest.raises(ValueError, match=f"target_tokens has the token id {SIZE}"):
+  with pytest.raises(
+    ValueError, match=f"target_tokens has the token id {SIZE}"
+  ):
     decoding.score(MODEL, params, tokens, tokens + (tokens == SIZE - 1))
   with pytest.raises(ValueError, match="decoder_input_tokens has the token id"):
     MODEL.apply(
@@ -81,7 +83,10 @@ def test_targets(params):
   ("tokens", "message"),
   [
     ([[3, 4, 1], [3, 1]], "different lengths; pad the shorter ones with 0"),
-    ([[3.0, 4.0]], r"expected integers \[batch, length\], got float64 \[1, 2\]"),
+    (
+      [[3.0, 4.0]],
+      r"expected integers \[batch, length\], got float64 \[1, 2\]",
+    ),
     ([3, 4, 1], r"got int64 \[3\]; one text is a batch of one"),
     ([["a", "b"]], "expected integers .*got <U1"),
   ],

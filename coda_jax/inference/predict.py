@@ -16,7 +16,7 @@ from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
-from coda_jax.training import arguments, inputs
+from coda_jax.training import arguments, coverage, inputs
 
 MODES = ("predict", "score")
 
@@ -127,6 +127,11 @@ def infer(
     progress = Progress(done=done, bar=_shows_bar(infer_output_dir))
     if done:
       progress.say(f"{to} has {done:,} results; going on after them")
+    elif text is None:  # Of texts, what is cut is counted.
+      for line in coverage.report(
+        mixture_or_task_name, split, task_feature_lengths
+      ):
+        progress.say(line)
     answered = 0
     try:
       for some in batching.windows(examples, window):

@@ -197,6 +197,39 @@ def task_examples(
     yield from dataset.as_numpy_iterator()
 
 
+def uncut_examples(
+  name: str, split: str, lengths: Mapping[str, int]
+) -> Iterator[dict[str, np.ndarray]]:
+  """As `task_examples`, but what is longer than the lengths is left whole.
+
+  Preprocessors that make examples of these lengths, such as span corruption,
+  still do so.
+  """
+  import seqio
+
+  _only_read()
+  task = seqio.TaskRegistry.get(name)
+  # These two are where seqio cuts: here, and after all preprocessors.
+  whole = task.replace(
+    preprocessors=[
+      seqio.preprocessors.append_eos
+      if step is seqio.preprocessors.append_eos_after_trim
+      else step
+      for step in task.preprocessors
+    ]
+  )
+  dataset = whole.get_dataset(
+    sequence_length=dict(lengths),
+    split=split,
+    shuffle=False,
+    num_epochs=1,
+    trim_output_features=False,
+    try_in_mem_cache=False,
+  )
+  with readable(name, split):
+    yield from dataset.as_numpy_iterator()
+
+
 def text_of(
   example: Mapping[str, np.ndarray], feature: str, features: Mapping[str, Any]
 ) -> str:

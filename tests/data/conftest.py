@@ -22,19 +22,6 @@ def load_script():
 
 
 @pytest.fixture
-def fresh_registry():
-  """Forgets the tasks that a test registers."""
-  import seqio
-
-  registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
-  before = [set(registry.names()) for registry in registries]
-  yield
-  for registry, names in zip(registries, before, strict=True):
-    for name in set(registry.names()) - names:
-      registry.remove(name)
-
-
-@pytest.fixture
 def prepare(tmp_path, monkeypatch):
   """Prepares a data set in a TFDS_DATA_DIR of the test's own.
 

@@ -14,7 +14,7 @@ from coda_jax import testing
 from coda_jax.checkpoints import model_folder
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
-from coda_jax.training import loop, optimizers
+from coda_jax.training import inputs, loop, optimizers
 
 
 def train(task, model_dir, *, coda=None, **overrides):
@@ -307,7 +307,28 @@ def test_a_dry_run_leaves_no_trace(task, tmp_path, capsys):
   assert "30 steps of 4 examples, 120 in all, 3 epochs" in out
   assert "r = 2: a step: " in out and "r = 4: a step: " in out
   assert "encoder_input_tokens (4, 8)" in out and "nothing was written" in out
+  # Of 3 to 7 tokens and the end, none is cut.
+  assert "inputs cut to 8 tokens: 0.0%" in out and "warning" not in out
   assert not (tmp_path / "x").exists()
+
+
+def test_what_is_cut_is_said_once_a_run(task, tmp_path, capsys):
+  lengths = {"inputs": 8, "targets": 1}
+  train(task, tmp_path, train_steps=1, task_feature_lengths=lengths)
+  warning = "warning: 100.0% of the targets of 'toy' are longer than TASK_FEAT"
+  assert warning in capsys.readouterr().out
+  train(task, tmp_path, train_steps=2, task_feature_lengths=lengths)
+  assert "of the first" not in capsys.readouterr().out
+
+
+def test_tokens_that_the_model_lacks(task, tmp_path, monkeypatch):
+  # Of a task whose vocabulary says less than its examples have.
+  monkeypatch.setattr(inputs, "check_task", lambda *_: None)
+  model = Transformer(testing.tiny_config(num_encoder_layers=1, vocab_size=5))
+  with pytest.raises(
+    ValueError, match="'train' of 'toy': .*has the token id 5; expected 0 to 4"
+  ):
+    train(task, tmp_path, model=model)
 
 
 def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
