@@ -112,18 +112,28 @@ def of_tasks(
   end = time.monotonic() + seconds
   for i, task in enumerate(tasks):
     left = end - time.monotonic()
-    if left <= 0 or split not in task.splits:
+    if split not in task.splits or (found and left <= 0):
       continue
-    until = time.monotonic() + left / (len(tasks) - i)
-    examples = itertools.takewhile(
-      lambda _, until=until: time.monotonic() < until,
-      inputs.uncut_examples(task.name, split, lengths),
+    counted = losses(
+      _first(
+        inputs.uncut_examples(task.name, split, lengths),
+        seconds=max(left, 0) / (len(tasks) - i),
+      ),
+      lengths,
+      task.output_features["targets"].vocabulary,
     )
-    vocabulary = task.output_features["targets"].vocabulary
-    counted = losses(itertools.islice(examples, _EXAMPLES), lengths, vocabulary)
     if counted.examples:
       found[task.name] = counted
   return found
+
+
+def _first(examples: Iterable[Any], *, seconds: float) -> Iterator[Any]:
+  """The first examples; one at least, however long it takes to come."""
+  until = time.monotonic() + seconds
+  for example in itertools.islice(examples, _EXAMPLES):
+    yield example
+    if time.monotonic() >= until:
+      return
 
 
 def report(name: str, split: str, lengths: Mapping[str, int]) -> list[str]:
