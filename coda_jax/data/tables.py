@@ -1,22 +1,13 @@
-"""Rows of a user's own files: CSV, TSV, JSON lines or Parquet."""
+"""Inputs and targets of a user's own tables, by templates over columns."""
 
-import csv
 import glob
-import json
 import os
 import string
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-Row = Mapping[str, Any]
-
-# A field of a CSV file may be a book; csv's own limit is 131,072 characters.
-_LONGEST_FIELD = 2**31 - 1
-
-
-# (where, row), or (where, what is wrong) in place of a bad row.
-Rows = Iterator[tuple[str, Row | str]]
+from coda_jax.data import table_files
 
 
 class BadRow(NamedTuple):
@@ -59,8 +50,8 @@ def load(
       if isinstance(row, BadRow):
         if not skip_bad_rows:
           raise ValueError(
-            f"{row.where}: {row.why}; mend the row, or set"
-            " table_task.skip_bad_rows = True."
+            f"{row.where}: {row.why}; correct the row, or leave such rows out"
+            " with SKIP_BAD_ROWS=True (table_task.skip_bad_rows)"
           )
         skipped.append(row)
       else:
@@ -88,11 +79,11 @@ def find(filepattern: str) -> list[str]:
   paths = sorted(glob.glob(filepattern))
   if not paths:
     raise FileNotFoundError(
-      f"No file matches {filepattern!r}: expected .csv, .tsv, .jsonl or"
+      f"No file matches {filepattern!r}: expected .csv, .tsv, .json, .jsonl or"
       " .parquet files with a column for each name in the templates."
     )
   for path in paths:
-    _check_ending(path)
+    table_files.check_ending(path)
   return paths
 
 
@@ -103,7 +94,7 @@ def check(path: str) -> None:
     FileNotFoundError: if there is none; no glob is tried.
     ValueError: if its ending is of no known format.
   """
-  _check_ending(path)
+  table_files.check_ending(path)
   if not os.path.isfile(path):
     raise FileNotFoundError(f"There is no file {path!r}: expected one table.")
 
@@ -114,30 +105,48 @@ def read(
   """Yields each row's input and target text, in the order of the file.
 
   Args:
-    path: the file; its ending says what it is. CSV and TSV start with a line
-      of column names; CSV may quote fields (RFC 4180), TSV has no quotes.
+    path: the file, as for `table_files.read`.
     inputs: a template with columns in braces, "question: {question}".
-    targets: likewise.
+    targets: the target's template.
 
   Yields:
-    (input, target), or a `BadRow` in place of a row that can't be read or
-    lacks a column.
+    (input, target), or a `BadRow` in place of a row that can't be read or does
+    not fit the templates, as for `fill`.
   """
-  return fill(_READERS[_ending(path)](path), inputs=inputs, targets=targets)
+  return fill(table_files.read(path), inputs=inputs, targets=targets)
 
 
 def fill(
-  rows: Rows, *, inputs: str, targets: str
+  rows: table_files.Rows,
+  *,
+  inputs: str,
+  targets: str,
+  may_be_empty: bool = False,
 ) -> Iterator[tuple[str, str] | BadRow]:
-  """Fills the templates with each row; see `read`."""
-  columns = sorted({*template_columns(inputs), *template_columns(targets)})
+  """Fills the templates with each row.
+
+  A value is text, a number, or true or false, which read `True` and `False`.
+  None, NaN and blank text are no value. Each column of the target needs one,
+  and at least one column of the input: a row that lacks it is a bad row.
+
+  Args:
+    rows: as `table_files.read` yields.
+    inputs: the input's template.
+    targets: the target's.
+    may_be_empty: take rows without values; the columns must still be there.
+  """
+  asked, answered = template_columns(inputs), template_columns(targets)
+  columns = sorted({*asked, *answered})
   for where, row in rows:
-    why = row if isinstance(row, str) else _missing(row, columns)
+    why = row if isinstance(row, str) else _misfit(row, columns)
+    if not why and not may_be_empty:
+      why = _lacks_value(row, asked, answered)
     if not why:
+      texts = {n: "" if _is_missing(row[n]) else row[n] for n in columns}
       try:
-        filled = inputs.format_map(row), targets.format_map(row)
+        filled = inputs.format_map(texts), targets.format_map(texts)
       # A format such as {n:d} may not suit the value that a row has.
-      except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+      except (ArithmeticError, TypeError, ValueError) as error:
         why = f"a value does not fit the template: {error}"
     yield BadRow(where, why) if why else filled
 
@@ -172,129 +181,35 @@ def template_columns(template: str) -> list[str]:
   return names
 
 
-def _missing(row: Row, columns: Iterable[str]) -> str:
-  absent = [name for name in columns if row.get(name) is None]
-  if not absent:
-    return ""
-  return f"no value for {', '.join(absent)}; it has {', '.join(map(str, row))}"
-
-
-def _check_ending(path: str) -> None:
-  if _ending(path) not in _READERS:
-    raise ValueError(
-      f"{path}: a table ends in one of {', '.join(sorted(_READERS))}."
+def _misfit(row: table_files.Row, columns: Sequence[str]) -> str:
+  """What of a row no template could take."""
+  if absent := [name for name in columns if name not in row]:
+    return (
+      f"no value for {', '.join(absent)}; it has {', '.join(map(str, row))}"
     )
-
-
-def _ending(path: str) -> str:
-  return os.path.splitext(path)[1].lower()
-
-
-def _read_csv(path: str) -> Rows:
-  return _delimited(path, delimiter=",", strict=True)
-
-
-def _read_tsv(path: str) -> Rows:
-  return _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _delimited(path: str, **dialect: Any) -> Rows:
-  csv.field_size_limit(_LONGEST_FIELD)
-  # Escaped, a bad byte spoils its own row alone.
-  with open(
-    path, encoding="utf-8-sig", errors="surrogateescape", newline=""
-  ) as file:
-    reader = csv.reader(file, **dialect)
-    header = None
-    while True:
-      where = f"{path}, line {reader.line_num + 1}"
-      try:
-        fields = next(reader, None)
-        why = _not_utf_8(fields or ())
-      except csv.Error as error:
-        fields, why = [], str(error)
-        if why == "unexpected end of data":  # All rows to the end are in it.
-          raise ValueError(
-            f"{where}: a quote opens in this row and never closes; close it, "
-            'or write "" for a quote within quotes'
-          ) from error
-      if fields is None:
-        return
-      if why and header is None:
-        raise ValueError(f"{where}: no column names: {why}; mend the line")
-      if why:
-        yield where, why
-      elif fields and header is None:
-        header = fields
-      elif fields and len(fields) != len(header):
-        yield where, f"{len(fields)} fields, the header has {len(header)}"
-      elif fields:
-        yield where, dict(zip(header, fields, strict=True))
-
-
-def _not_utf_8(fields: Iterable[str]) -> str:
-  """What is wrong with texts that were read with bad bytes escaped."""
-  try:
-    "".join(fields).encode()
-  except UnicodeEncodeError as error:
-    byte = ord(error.object[error.start]) & 0xFF
-    return f"not UTF-8: it has the byte 0x{byte:02x}"
+  for name in columns:
+    # As text these would be Python's spelling, which nobody asked for.
+    if isinstance(row[name], list | tuple | dict | bytes):
+      kind = {list: "a list", bytes: "bytes"}.get(type(row[name]), "an object")
+      return (
+        f"the value of {name} is {kind}; expected text, a number, or true or "
+        "false: write it as the text that the model should see"
+      )
   return ""
 
 
-def json_lines(lines: Iterable[bytes], name: str) -> Rows:
-  """The rows of JSON lines; `name` is for messages, blank lines are none."""
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    where = f"{name}, line {number}"
-    try:
-      row = json.loads(line)
-      if b"\\u" in line:  # Half of a surrogate pair is no text.
-        json.dumps(row, ensure_ascii=False).encode()
-    except ValueError as error:  # of the encoding too
-      yield where, f"not JSON in UTF-8: {error}"
-      continue
-    except RecursionError:
-      yield where, "lists or objects in one another, too deep to be read"
-      continue
-    yield where, row if isinstance(row, dict) else "not a JSON object"
+def _lacks_value(
+  row: table_files.Row, asked: Sequence[str], answered: Sequence[str]
+) -> str:
+  for name in answered:
+    if _is_missing(row[name]):
+      return f"no value for {name}, which the target needs"
+  if asked and all(_is_missing(row[name]) for name in asked):
+    return f"no value for {' or '.join(asked)}: the input would be empty"
+  return ""
 
 
-def text_lines(lines: Iterable[bytes], name: str) -> Rows:
-  """Plain text: every line is a row with the one column `text`."""
-  for number, line in enumerate(lines, 1):
-    where = f"{name}, line {number}"
-    try:
-      text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-      yield where, f"not UTF-8: {error}"
-      continue
-    yield where, {"text": text.rstrip("\r\n")}
-
-
-def _read_json_lines(path: str) -> Rows:
-  with open(path, "rb") as file:
-    yield from json_lines(file, path)
-
-
-def _read_parquet(path: str) -> Rows:
-  from pyarrow import ArrowInvalid, parquet
-
-  number = 0
-  try:
-    with parquet.ParquetFile(path) as file:
-      for batch in file.iter_batches():
-        for row in batch.to_pylist():
-          number += 1
-          yield f"{path}, row {number}", row
-  except ArrowInvalid as error:
-    raise ValueError(f"{path}: not a whole Parquet file: {error}") from error
-
-
-_READERS = {
-  ".csv": _read_csv,
-  ".tsv": _read_tsv,
-  ".jsonl": _read_json_lines,
-  ".parquet": _read_parquet,
-}
+def _is_missing(value: Any) -> bool:
+  """None, a float that is NaN, or nothing but white space."""
+  is_blank = isinstance(value, str) and not value.strip()
+  return value is None or value != value or is_blank

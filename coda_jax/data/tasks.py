@@ -45,10 +45,14 @@ def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
   return name
 
 
-def output_features(vocabulary: str) -> dict[str, seqio.Feature]:
+def output_features(
+  vocabulary: str, newlines: str | None = None
+) -> dict[str, seqio.Feature]:
   """Returns the features of an encoder-decoder task, both ended by EOS."""
   feature = seqio.Feature(
-    vocabularies.load(vocabulary), add_eos=True, dtype=tf.int32
+    vocabularies.load(vocabulary, newlines=newlines),
+    add_eos=True,
+    dtype=tf.int32,
   )
   return {"inputs": feature, "targets": feature}
 
@@ -128,7 +132,7 @@ def _check_filepattern(filepattern: str, example: str) -> None:
 def _add_text_task(
   name: str,
   splits: Mapping[str, tables.Texts],
-  vocabulary: str,
+  features: Mapping[str, seqio.Feature],
   metric_fns: Sequence[Metric],
 ) -> None:
   """Registers a task on texts in memory."""
@@ -148,7 +152,7 @@ def _add_text_task(
       seqio.preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,
     ],
-    output_features=output_features(vocabulary),
+    output_features=features,
     metric_fns=list(metric_fns),
   )
 
@@ -162,8 +166,9 @@ def table_task(
   vocabulary: str = "tiny",
   metric_fns: Sequence[Metric | str] = (),
   skip_bad_rows: bool = False,
+  newlines: str | None = None,
 ) -> str:
-  """Registers a task on CSV, TSV, JSON-lines or Parquet files.
+  """Registers a task on tables, in any format of `table_files.read`.
 
   Args:
     filepattern: a glob in which "{split}" stands for train, validation or test,
@@ -173,8 +178,9 @@ def table_task(
     targets: the target's.
     vocabulary: see `vocabularies.load`.
     metric_fns: names for `metrics.by_name`, or functions like those.
-    skip_bad_rows: leave out rows that can't be read or lack a column, with a
+    skip_bad_rows: leave out rows that can't be read or lack a value, with a
       warning that counts them; otherwise the first one is an error.
+    newlines: see `vocabularies.load`.
 
   Returns:
     `name`.
@@ -192,7 +198,7 @@ def table_task(
   ):
     if not isinstance(value, str):
       raise ValueError(f"{macro}={value!r}; expected a text")
-  vocabularies.load(vocabulary)
+  features = output_features(vocabulary, newlines)
   _check_filepattern(filepattern, "data/reviews-{split}.csv")
   if not isinstance(metric_fns, list | tuple):
     raise ValueError(
@@ -212,10 +218,10 @@ def table_task(
         splits[split] = tables.load(
           pattern, inputs=inputs, targets=targets, skip_bad_rows=skip_bad_rows
         )
-    _add_text_task(name, splits, vocabulary, functions)
+    _add_text_task(name, splits, features, functions)
 
   arguments = (filepattern, inputs, targets, vocabulary, skip_bad_rows)
-  return register(name, (*arguments, *functions), make)
+  return register(name, (*arguments, newlines, *functions), make)
 
 
 def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
@@ -293,6 +299,6 @@ def bbc_task(
       )
       for split, articles in bbc.split(bbc.read()).items()
     }
-    _add_text_task(name, splits, vocabulary, [metric])
+    _add_text_task(name, splits, output_features(vocabulary), [metric])
 
   return register(name, (target, vocabulary), make)

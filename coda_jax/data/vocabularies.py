@@ -3,50 +3,117 @@
 import functools
 import importlib.resources
 import os
+import re
 
 import seqio
+import tensorflow as tf
 
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
 DEFAULT_SENTINELS = 100
 
 
+class LineBreaks(seqio.SentencePieceVocabulary):
+  """A SentencePiece vocabulary that writes a line break as a mark.
+
+  SentencePiece reads a line break as a space, T5's vocabulary among others.
+  Here it becomes the mark, between spaces, and the mark becomes a line break
+  again where tokens are decoded; spaces beside a line break are lost.
+  """
+
+  def __init__(self, base: seqio.SentencePieceVocabulary, mark: str):
+    """Checks the mark.
+
+    Args:
+      base: the vocabulary of the model.
+      mark: text that stands for a line break, such as "|".
+
+    Raises:
+      ValueError: it is blank, or the vocabulary can't write it.
+    """
+    super().__init__(base.sentencepiece_model_file, extra_ids=base.extra_ids)
+    self.mark = mark.strip()
+    text = "a\nb\n\nc\n"
+    tokens = [] if not self.mark else self.encode(text)
+    if self.unk_id in tokens or self.decode(tokens) != text:
+      raise ValueError(
+        f"NEWLINES={mark!r} does not come back from the vocabulary; expected a "
+        "text that it has and that is more than white space, such as '|'"
+      )
+
+  def _encode(self, s: str) -> list[int]:
+    return super()._encode(s.replace("\n", f" {self.mark} "))
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    mark = self.mark.replace("\\", "\\\\")  # No reference to a group.
+    return super()._encode_tf(tf.strings.regex_replace(s, "\n", f" {mark} "))
+
+  def _decode(self, ids: list[int]) -> str:
+    return re.sub(self._pattern, "\n", super()._decode(ids))
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    texts = super()._decode_tf(ids)
+    return tf.strings.regex_replace(texts, self._pattern, "\n")
+
+  @property
+  def _pattern(self) -> str:
+    return f" ?{re.escape(self.mark)} ?"
+
+
 def load(
-  vocabulary: str = "tiny", *, extra_ids: int = DEFAULT_SENTINELS
+  vocabulary: str = "tiny", *, newlines: str | None = None
 ) -> seqio.Vocabulary:
-  """Returns a seqio vocabulary.
+  """Returns a seqio vocabulary; T5's 100 sentinels follow the pieces.
 
   Args:
     vocabulary: "tiny", the one of the embedded models (3996 pieces); "byt5",
       bytes; or the path of a SentencePiece model, such as T5's spiece.model.
-    extra_ids: sentinels to add behind the pieces, T5's 100. Bytes take none.
+    newlines: what stands for a line break, see `LineBreaks`; None leaves line
+      breaks to the vocabulary.
 
   Raises:
     FileNotFoundError: if `vocabulary` is neither a name nor a file.
-    ValueError: if it is no text.
+    ValueError: if it is no text, or `newlines` can't be used with it.
   """
   if not isinstance(vocabulary, str):
     raise ValueError(
       f"VOCABULARY={vocabulary!r}; expected 'tiny', 'byt5' or the path of a "
       "SentencePiece model (spiece.model)"
     )
-  return _load(vocabulary, extra_ids)
+  if not isinstance(newlines, str | None):
+    raise ValueError(
+      f"NEWLINES={newlines!r}; expected a text, such as '|', or None"
+    )
+  return _load(vocabulary, newlines)
 
 
 @functools.lru_cache
-def _load(vocabulary: str, extra_ids: int) -> seqio.Vocabulary:
+def _load(vocabulary: str, newlines: str | None) -> seqio.Vocabulary:
+  base = _by_name(vocabulary)
+  if newlines is None:
+    return base
+  if "\n" in base.decode(base.encode("a\nb")):
+    raise ValueError(
+      f"NEWLINES={newlines!r} with VOCABULARY={vocabulary!r}, which has line "
+      "breaks of its own; leave NEWLINES out"
+    )
+  return LineBreaks(base, newlines)
+
+
+@functools.lru_cache
+def _by_name(vocabulary: str) -> seqio.Vocabulary:
   if vocabulary == "byt5":
     return seqio.ByteVocabulary()
   if vocabulary == "tiny":
     assets = importlib.resources.files("coda_jax") / "assets"
     return seqio.SentencePieceVocabulary(
-      str(assets / "vocabulary" / "tiny.model"), extra_ids=extra_ids
+      str(assets / "vocabulary" / "tiny.model"), extra_ids=DEFAULT_SENTINELS
     )
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(
       f"No vocabulary {vocabulary!r}: expected 'tiny', 'byt5' or the path of a"
       " SentencePiece model (spiece.model)."
     )
-  return seqio.SentencePieceVocabulary(vocabulary, extra_ids=extra_ids)
+  return seqio.SentencePieceVocabulary(vocabulary, extra_ids=DEFAULT_SENTINELS)
 
 
 def num_sentinels(vocabulary: seqio.Vocabulary) -> int:

@@ -13,7 +13,7 @@ from coda_jax.checkpoints import files, folders
 from coda_jax.formatting import format_scalars
 from coda_jax.inference import outputs
 from coda_jax.t5.network import Transformer
-from coda_jax.training import arguments, inputs
+from coda_jax.training import arguments, coverage, inputs
 from coda_jax.training.evaluation import Evaluation
 
 Row = dict[str, Any]
@@ -105,6 +105,10 @@ def evaluate(
         if evaluation is None:
           inputs.check_task(mixture_or_task_name, model.config.vocab_size)
           inputs.check_split(mixture_or_task_name, split)
+          for line in coverage.report(
+            mixture_or_task_name, split, task_feature_lengths
+          ):
+            print(line, flush=True)
           evaluation = Evaluation(
             model,
             mixture_or_task_name,

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from coda_jax import partitioning
+from coda_jax import partitioning, token_ids
 from coda_jax.checkpoints import folders
 from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
-from coda_jax.training import arguments, inputs
+from coda_jax.training import arguments, coverage, inputs
 
 MODES = ("predict", "score")
 
@@ -127,6 +127,11 @@ def infer(
     progress = Progress(done=done, bar=_shows_bar(infer_output_dir))
     if done:
       progress.say(f"{to} has {done:,} results; going on after them")
+    elif text is None:  # Of texts, what is cut is counted.
+      for line in coverage.report(
+        mixture_or_task_name, split, task_feature_lengths
+      ):
+        progress.say(line)
     answered = 0
     try:
       for some in batching.windows(examples, window):
@@ -183,6 +188,7 @@ def answer(
 
   Raises:
     FloatingPointError: a score is not a number.
+    ValueError: a token that the model has no embedding for.
   """
   answers: dict[int, Answer] = {}
   lengths = [len(example.input_tokens) for example in examples]
@@ -190,6 +196,12 @@ def answer(
   most = task_feature_lengths["targets"]
   for batch in batching.plan(lengths, batch_size, buckets):
     rows = [examples[place] for place in batch.places]
+    for row in rows:
+      for what, ids in (
+        ("input", row.input_tokens),
+        ("target", row.target_tokens if mode == "score" else ()),
+      ):
+        token_ids.check(f"{what} {row.index}", ids, model.config.vocab_size)
     tokens = batching.pad(
       [row.input_tokens for row in rows], batch_size, batch.length
     )

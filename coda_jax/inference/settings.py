@@ -54,4 +54,5 @@ def of_model(model: Transformer, params: params_lib.Params) -> str:
 def of_vocabulary(vocabulary: Any) -> str:
   """A text that identifies a seqio vocabulary by its content, not its path."""
   pieces = hashlib.sha256(getattr(vocabulary, "sp_model", b"")).hexdigest()
-  return f"{type(vocabulary).__name__} {vocabulary.vocab_size} {pieces}"
+  mark = getattr(vocabulary, "mark", "")  # for line breaks
+  return f"{type(vocabulary).__name__}{mark} {vocabulary.vocab_size} {pieces}"

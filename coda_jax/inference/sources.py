@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from coda_jax.data import tables
+from coda_jax.data import table_files, tables
 from coda_jax.training import arguments, inputs
 
 STDIN = "-"
-STDIN_FORMATS = {"txt": tables.text_lines, "jsonl": tables.json_lines}
+STDIN_FORMATS = {
+  "txt": table_files.text_lines,
+  "jsonl": table_files.json_lines,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Text:
   """Texts of the user's own.
 
   Attributes:
-    path: a .txt file, one input a line; a .jsonl, .csv, .tsv or .parquet file,
+    path: a .txt file, one input a line; a table that `table_files.read` takes,
       one a row; or "-", standard input.
     vocabulary: seqio's, of the model.
     input_template: columns in braces, "topic: {title}. {body}". The column of
@@ -102,8 +105,8 @@ def read_text(
       if isinstance(row, tables.BadRow):
         if not text.skip_bad_rows:
           raise ValueError(
-            f"{row.where}: {row.why}; mend the row and start again to go on "
-            "from there, or set SKIP_BAD_ROWS=True"
+            f"{row.where}: {row.why}; correct the row and start again to "
+            "continue from there, or set SKIP_BAD_ROWS=True"
           )
         counts.bad_rows += 1
         counts.first_bad_row = counts.first_bad_row or f"{row.where}: {row.why}"
@@ -164,12 +167,19 @@ def _rows(text: Text) -> Iterator[Iterator[tuple[str, str] | tables.BadRow]]:
     "inputs": text.input_template,
     "targets": text.target_template or "",
   }
+  # Of plain text every line gets a result, an empty one too.
   if text.path == STDIN:
     read = STDIN_FORMATS[text.stdin_format]
-    yield tables.fill(read(sys.stdin.buffer, "standard input"), **templates)
+    yield tables.fill(
+      read(sys.stdin.buffer, "standard input"),
+      **templates,
+      may_be_empty=text.stdin_format == "txt",
+    )
   elif os.path.splitext(text.path)[1].lower() == ".txt":
     with open(text.path, "rb") as file:
-      yield tables.fill(tables.text_lines(file, text.path), **templates)
+      yield tables.fill(
+        table_files.text_lines(file, text.path), **templates, may_be_empty=True
+      )
   else:
     tables.check(text.path)
     yield tables.read(text.path, **templates)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
+from coda_jax import token_ids
 from coda_jax.t5 import beam
 
 # The same input has the same answer each time; "sample" needs a key.
@@ -56,7 +56,8 @@ def generate(
   Args:
     model: a `Transformer`.
     params: its parameters.
-    encoder_input_tokens: integers [batch, length]; 0 is padding.
+    encoder_input_tokens: integers [batch, length], an array or lists of one
+      length; 0 is padding.
     max_length: most tokens to generate, the end token included.
     method: "greedy", "sample" or "beam".
     rng: key, needed by "sample".
@@ -73,9 +74,10 @@ def generate(
     The generated `Decoded`.
 
   Raises:
-    ValueError: an argument out of its range.
+    ValueError: an argument out of its range, a token that the model has no
+      embedding for among them; in compiled code tokens are not checked.
   """
-  tokens = _check_tokens("encoder_input_tokens", encoder_input_tokens)
+  tokens = _checked(model, "encoder_input_tokens", encoder_input_tokens)
   if method not in METHODS:
     raise ValueError(f"method={method!r}; expected one of {METHODS}")
   if method == "sample" and rng is None:
@@ -120,9 +122,12 @@ def score(
     encoder_input_tokens: integers [batch, length]; 0 is padding.
     target_tokens: integers [batch, target_length], end token included; 0 is
       padding, which does not count.
+
+  Raises:
+    ValueError: as `generate`, for tokens.
   """
-  inputs = _check_tokens("encoder_input_tokens", encoder_input_tokens)
-  targets = _check_tokens("target_tokens", target_tokens)
+  inputs = _checked(model, "encoder_input_tokens", encoder_input_tokens)
+  targets = _checked(model, "target_tokens", target_tokens)
   return _score(params, inputs, targets, model=model)
 
 
@@ -320,15 +325,14 @@ def _score(params, encoder_input_tokens, target_tokens, *, model) -> Array:
   return jnp.sum(gains, axis=1, where=target_tokens > 0)
 
 
-def _check_tokens(name: str, tokens: ArrayLike) -> Array:
-  if np.ndim(tokens) != 2 or not jnp.issubdtype(
-    jnp.result_type(tokens), jnp.integer
-  ):
+def _checked(model: nn.Module, name: str, tokens: ArrayLike) -> Array:
+  tokens = token_ids.as_array(name, tokens)
+  if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
     raise ValueError(
-      f"{name}: expected integers [batch, length], got "
-      f"{jnp.result_type(tokens)} {list(np.shape(tokens))}; one text is a "
-      "batch of one, tokens[None, :]"
+      f"{name}: expected integers [batch, length], got {tokens.dtype} "
+      f"{list(tokens.shape)}; one text is a batch of one, tokens[None, :]"
     )
+  token_ids.check(name, tokens, model.config.vocab_size)
   return jnp.asarray(tokens, jnp.int32)
 
 

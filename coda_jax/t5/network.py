@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from coda_jax import token_ids
 from coda_jax.nn import adapter, attention, coda, layers, router
 from coda_jax.t5 import looped
 from coda_jax.t5.config import T5Config
@@ -387,8 +388,12 @@ class Transformer(nn.Module):
       that and each layer's `Selection`, None for dense layers.
 
     Raises:
-      ValueError: packed examples in a model that routes.
+      ValueError: packed examples in a model that routes; or, outside of
+        compiled code, a token that the model has no embedding for.
     """
+    encoder_input_tokens = token_ids.checked(
+      "encoder_input_tokens", encoder_input_tokens, self.config.vocab_size
+    )
     real = encoder_input_tokens > 0
     mask = real[:, None, :, None] & real[:, None, None, :]
     if encoder_segment_ids is not None:
@@ -435,9 +440,19 @@ class Transformer(nn.Module):
       float32 logits [batch, target_length, vocab_size].
 
     Raises:
-      ValueError: packed examples with `decode`, or segment ids of one side.
+      ValueError: packed examples with `decode`, or segment ids of one side; or,
+        outside of compiled code, a token that the model has no embedding for.
     """
     del decoder_positions
+    encoder_input_tokens = token_ids.as_array(
+      "encoder_input_tokens", encoder_input_tokens
+    )
+    decoder_input_tokens = token_ids.checked(
+      "decoder_input_tokens", decoder_input_tokens, self.config.vocab_size
+    )
+    decoder_target_tokens = token_ids.as_array(
+      "decoder_target_tokens", decoder_target_tokens
+    )
     source = (encoder_input_tokens > 0)[:, None, None, :]
     if decode:
       # While decoding, the targets are not known yet: nothing is padding.

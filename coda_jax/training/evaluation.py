@@ -104,6 +104,7 @@ class Evaluation:
       lengths=self._lengths,
       batch_size=self._batch_size,
       num_examples=self._num_examples,
+      vocab_size=self._model.config.vocab_size,
     )
     sums: dict[str, float] = {}
     for batch in batches:

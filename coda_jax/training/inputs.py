@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from coda_jax import token_ids
+
 Batch = dict[str, np.ndarray]
 
 
@@ -91,6 +93,7 @@ def train_batches(
   skip: int = 0,
   pack: bool = False,
   rows: np.ndarray | None = None,
+  vocab_size: int | None = None,
 ) -> Iterator[Batch]:
   """Endless shuffled batches, the same for the same seed.
 
@@ -103,10 +106,12 @@ def train_batches(
     pack: put several short examples into one row.
     rows: those of each batch to yield; None for all. Which process has which
       rows then changes nothing in the batches, nor does their number.
+    vocab_size: of the model that gets them; None if none does.
 
   Raises:
     OSError: as `readable`.
-    ValueError: if there is no example.
+    ValueError: if there is no example, or one has a token that the model has no
+      embedding for.
   """
   dataset = _dataset(
     name, "train", lengths, pack=pack, shuffle=True, seed=seed, num_epochs=None
@@ -114,6 +119,8 @@ def train_batches(
   dataset = dataset.batch(batch_size, drop_remainder=True).skip(skip)
   with readable(name, "train"):
     for batch in dataset.prefetch(8).as_numpy_iterator():
+      # All rows, so that all processes find the same.
+      _check_tokens(batch, name, "train", vocab_size)
       yield batch if rows is None else {n: x[rows] for n, x in batch.items()}
   raise ValueError(f"split 'train' of {name!r} has no examples")
 
@@ -125,6 +132,7 @@ def eval_batches(
   lengths: Mapping[str, int],
   batch_size: int,
   num_examples: int | None = None,
+  vocab_size: int | None = None,
 ) -> Iterator[Batch]:
   """One pass in the file's order; the last batch is filled up with padding.
 
@@ -133,12 +141,14 @@ def eval_batches(
 
   Raises:
     OSError: as `readable`.
+    ValueError: as `train_batches`, for tokens.
   """
   dataset = _dataset(name, split, lengths, seed=0, num_epochs=1)
   if num_examples:
     dataset = dataset.take(num_examples)
   with readable(name, split):
     for batch in dataset.batch(batch_size).as_numpy_iterator():
+      _check_tokens(batch, name, split, vocab_size)
       yield pad_batch(batch, batch_size)
 
 
@@ -187,6 +197,39 @@ def task_examples(
     yield from dataset.as_numpy_iterator()
 
 
+def uncut_examples(
+  name: str, split: str, lengths: Mapping[str, int]
+) -> Iterator[dict[str, np.ndarray]]:
+  """As `task_examples`, but what is longer than the lengths is left whole.
+
+  Preprocessors that make examples of these lengths, such as span corruption,
+  still do so.
+  """
+  import seqio
+
+  _only_read()
+  task = seqio.TaskRegistry.get(name)
+  # These two are where seqio cuts: here, and after all preprocessors.
+  whole = task.replace(
+    preprocessors=[
+      seqio.preprocessors.append_eos
+      if step is seqio.preprocessors.append_eos_after_trim
+      else step
+      for step in task.preprocessors
+    ]
+  )
+  dataset = whole.get_dataset(
+    sequence_length=dict(lengths),
+    split=split,
+    shuffle=False,
+    num_epochs=1,
+    trim_output_features=False,
+    try_in_mem_cache=False,
+  )
+  with readable(name, split):
+    yield from dataset.as_numpy_iterator()
+
+
 def text_of(
   example: Mapping[str, np.ndarray], feature: str, features: Mapping[str, Any]
 ) -> str:
@@ -210,6 +253,16 @@ def pad_batch(batch: Batch, batch_size: int) -> Batch:
     name: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
     for name, x in batch.items()
   }
+
+
+def _check_tokens(
+  batch: Batch, name: str, split: str, vocab_size: int | None
+) -> None:
+  if vocab_size is None:
+    return
+  for feature in ("encoder_input_tokens", "decoder_target_tokens"):
+    what = f"split {split!r} of {name!r}: {feature}"
+    token_ids.check(what, batch[feature], vocab_size)
 
 
 def _dataset(name, split, lengths, *, pack=False, **kwargs):

@@ -14,6 +14,7 @@ from coda_jax import partitioning
 from coda_jax.formatting import format_scalars
 from coda_jax.training import (
   arguments,
+  coverage,
   elastic,
   forecast,
   hosts,
@@ -187,9 +188,13 @@ def train(
       skip=skip,
       pack=pack,
       rows=rows,
+      vocab_size=model.config.vocab_size,
     )
     return setup.placed(found, batch_size, rows, sharding)
 
+  look_at_data = functools.partial(
+    coverage.report, mixture_or_task_name, "train", task_feature_lengths
+  )
   table = model_table(
     model.config, task_feature_lengths, current.trained, frozen
   )
@@ -206,7 +211,7 @@ def train(
         microbatches=microbatches,
       )
     if hosts.is_first():
-      print(f"{table}\n{planned}")
+      print(table, *look_at_data(), planned, sep="\n")
     return {}
   with (
     partitioning.under(devices),
@@ -252,6 +257,9 @@ def train(
       else Silent()
     )
     logger.say(table)
+    # Once a run: a resumed one has said it.
+    for line in look_at_data() if hosts.is_first() and not first_step else ():
+      logger.say(line)
     save = setup.Saver(model, frozen, dtype=save_dtype)
     results: dict[str, float] = {}
     pending: list[Any] = []

@@ -13,7 +13,7 @@ ROWS = [
 ]
 TEMPLATES = {"inputs": "q: {q}", "targets": "{a}"}
 # TSV has no quotes, so no tabs in fields either.
-FORMATS = ("csv", "tsv", "jsonl", "parquet")
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 
 
 def write(path, rows=ROWS):
@@ -22,6 +22,8 @@ def write(path, rows=ROWS):
   names = list(rows[0])
   if ending == ".parquet":
     parquet.write_table(pa.Table.from_pylist(rows), path)
+  elif ending == ".json":
+    path.write_text(json.dumps(rows, indent=2))
   elif ending == ".jsonl":
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
   elif ending == ".tsv":
@@ -67,8 +69,31 @@ BAD = {
   "null.jsonl": (
     '{"q":1,"a":2}\n{"q":1,"a":null}\n{"q":3,"a":4}\n',
     "line 2",
-    "no value for a",
+    "no value for a, which the target needs",
   ),
+  "nan.jsonl": (
+    '{"q":1,"a":2}\n{"q":1,"a":NaN}\n{"q":3,"a":4}\n',
+    "line 2",
+    "no value for a, which the target needs",
+  ),
+  "empty.csv": ("q,a\n1,2\n1, \n3,4\n", "line 3", "no value for a, which"),
+  "empty.tsv": ("q\ta\n1\t2\n\t1\n3\t4\n", "line 3", "the input would be"),
+  "list.json": (
+    '[{"q":1,"a":2},{"q":1,"a":["x"]},{"q":3,"a":4}]',
+    "row 2",
+    "the value of a is a list; expected text, a number",
+  ),
+  "object.jsonl": (
+    '{"q":1,"a":2}\n{"q":{"x":1},"a":1}\n{"q":3,"a":4}\n',
+    "line 2",
+    "the value of q is an object",
+  ),
+  "twice.jsonl": (
+    '{"q":1,"a":2}\n{"q":1,"a":1,"q":2}\n{"q":3,"a":4}\n',
+    "line 2",
+    "the key 'q' stands twice",
+  ),
+  "no_object.json": ('[{"q":1,"a":2},3,{"q":3,"a":4}]', "row 2", "JSON object"),
 }
 
 
@@ -82,6 +107,34 @@ def test_a_bad_row_is_named_or_skipped(tmp_path, name):
   with pytest.warns(UserWarning, match=f"left out 1 bad rows of 3.*{where}"):
     found = tables.load(str(path), **TEMPLATES, skip_bad_rows=True)
   assert found == (["q: 1", "q: 3"], ["2", "4"])
+
+
+def test_a_column_of_the_input_may_be_empty(tmp_path):
+  rows = {
+    "x.csv": "title,body,a\n,long,1\nshort, ,2\n",
+    "x.jsonl": '{"title":null,"body":"long","a":1}\n'
+    '{"title":"short","body":" ","a":2}\n',
+  }
+  for name, content in rows.items():
+    (tmp_path / name).write_text(content)
+    found = tables.load(
+      str(tmp_path / name), inputs="{title}: {body}", targets="{a}"
+    )
+    assert found == ([": long", "short: "], ["1", "2"])
+
+
+def test_how_numbers_and_booleans_read(tmp_path):
+  values = {"true": "True", "3": "3", "3.0": "3.0", "1e22": "1e+22"}
+  lines = [f'{{"q": "x", "a": {value}}}\n' for value in values]
+  (tmp_path / "x.jsonl").write_text("".join(lines))
+  found = tables.load(str(tmp_path / "x.jsonl"), **TEMPLATES)
+  assert found.targets == list(values.values())
+
+
+def test_bytes_of_parquet_are_no_text(tmp_path):
+  write(tmp_path / "x.parquet", [{"q": "x", "a": b"yes"}])
+  with pytest.raises(ValueError, match="row 1: the value of a is bytes"):
+    tables.load(str(tmp_path / "x.parquet"), **TEMPLATES)
 
 
 def test_bytes_that_are_not_utf_8(tmp_path):
@@ -130,7 +183,6 @@ def test_a_field_may_be_as_long_as_a_book(tmp_path):
 @pytest.mark.parametrize(
   ("template", "value"),
   [
-    ("{q:>5}", '["a list"]'),
     ("{q:d}", '"text"'),
     ("{q:c}", "99999999999"),
     ("{q}", "[" * 100_000 + "]" * 100_000),

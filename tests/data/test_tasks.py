@@ -186,6 +186,22 @@ def test_a_users_table(table):
   assert second["targets"][-1] == vocabulary.eos_id
 
 
+def test_line_breaks_of_a_table(tmp_path):
+  (tmp_path / "t-train.csv").write_text('text,label\n"one\ntwo","a\nb"\n')
+  name = tasks.table_task(
+    str(tmp_path / "t-{split}.csv"),
+    name="broken",
+    inputs="{text}",
+    targets="{label}",
+    newlines="|",
+  )
+  (example,) = examples(name, dataset_split="train", shuffle=False, count=1)
+  tokens = example["decoder_target_tokens"].tolist()
+  assert vocabularies.load("tiny").decode(tokens) == "a | b"
+  targets = seqio.TaskRegistry.get(name).output_features["targets"]
+  assert targets.vocabulary.decode(tokens) == "a\nb"
+
+
 def test_bad_rows_are_skipped_only_where_asked(table, tmp_path):
   with (tmp_path / "t-train.csv").open("a") as file:
     file.write("\nof one field")

@@ -56,6 +56,26 @@ def test_batches_and_padding_change_nothing(either, generate):
     np.testing.assert_allclose(answer.score, alone.scores[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ("mode", "inputs", "targets", "message"),
+  [
+    ("predict", [7, 400, 1], [400, 1], "input 5 has the token id 400"),
+    ("score", [7, 1], [400, 1], "target 5 has the token id 400"),
+  ],
+)
+def test_tokens_that_the_model_lacks(either, mode, inputs, targets, message):
+  model, params = either
+  with pytest.raises(ValueError, match=message):
+    predict.answer(
+      model,
+      params,
+      [Example(5, "text", "target", inputs, targets)],
+      batch_size=4,
+      task_feature_lengths=LENGTHS,
+      mode=mode,
+    )
+
+
 def test_scores_of_targets(either):
   model, params = either
   found = predict.answer(

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import re
@@ -63,9 +64,11 @@ def test_rows_with_targets(tmp_path):
     [*tokens("ma"), 1],
   ]
   assert counts == Counts(cut_targets=1)
-  (tmp_path / "x.csv").write_text("a,b,c\nx,1,no\ny z,2,maybe\n")
+  (tmp_path / "x.csv.gz").write_bytes(
+    gzip.compress(b"a,b,c\nx,1,no\ny z,2,maybe\n")
+  )
   again = read(
-    tmp_path / "x.csv", input_template="{a}:{b}", target_template="{c}"
+    tmp_path / "x.csv.gz", input_template="{a}:{b}", target_template="{c}"
   )
   assert again == found
 

@@ -111,6 +111,12 @@ def test_predictions_are_what_the_metrics_saw(task):
     assert text["prediction"] == decoded.tokens[0].tolist()[:end]
 
 
+def test_tokens_that_the_model_lacks(task):
+  model = Transformer(testing.tiny_config(vocab_size=5))
+  with pytest.raises(ValueError, match="'toy': encoder_.* has the token id 5"):
+    evaluate(model, testing.random_params(model), task, batch_size=4)
+
+
 def test_metrics_of_scores_are_refused(task):
   def by_score(targets, scores):
     return {"mean": np.mean(scores)}

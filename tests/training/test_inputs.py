@@ -59,6 +59,22 @@ def test_no_such_split(task):
     inputs.check_split(task, "test")
 
 
+def test_tokens_that_the_model_lacks(task):
+  # The task's are 1 to 5, whichever rows a process has.
+  rows = {"rows": np.array([0])}
+  assert batches(task, 10, seed=0, vocab_size=6, **rows)
+  with pytest.raises(ValueError, match="has the token id 5; expected 0 to 4"):
+    batches(task, 10, seed=0, vocab_size=5, **rows)
+  with pytest.raises(
+    ValueError, match="split 'validation' of 'toy': encoder_in"
+  ):
+    list(
+      inputs.eval_batches(
+        task, "validation", lengths=LENGTHS, batch_size=4, vocab_size=5
+      )
+    )
+
+
 def test_task_examples_are_the_tasks_own_cut(task):
   found = list(inputs.task_examples(task, "validation", LENGTHS))
   whole = list(inputs.task_examples(task, "validation", {"inputs": 3}))

@@ -14,7 +14,7 @@ from coda_jax import testing
 from coda_jax.checkpoints import model_folder
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
-from coda_jax.training import loop, optimizers
+from coda_jax.training import inputs, loop, optimizers
 
 
 def train(task, model_dir, *, coda=None, **overrides):
@@ -49,7 +49,9 @@ def final(model_dir):
   }
 
 
-def test_learns_and_a_resumed_run_is_the_uninterrupted_one(task, tmp_path):
+def test_learns_and_a_resumed_run_is_the_uninterrupted_one(
+  task, tmp_path, capsys
+):
   results = train(task, tmp_path / "whole", train_steps=30, predict=True)
   whole = losses(tmp_path / "whole")
   assert list(whole) == list(range(1, 31))
@@ -59,6 +61,11 @@ def test_learns_and_a_resumed_run_is_the_uninterrupted_one(task, tmp_path):
 
   train(task, tmp_path / "parts", train_steps=13)
   train(task, tmp_path / "parts", train_steps=30)
+  # Once a run, not where it is resumed. Of 3 to 7 tokens and the end, none of
+  # the inputs is cut.
+  out = capsys.readouterr().out
+  assert out.count("  inputs cut to 8 tokens: 0.0%") == 2
+  assert "warning" not in out
   np.testing.assert_allclose(
     list(losses(tmp_path / "parts").values()), list(whole.values()), rtol=1e-6
   )
@@ -307,7 +314,18 @@ def test_a_dry_run_leaves_no_trace(task, tmp_path, capsys):
   assert "30 steps of 4 examples, 120 in all, 3 epochs" in out
   assert "r = 2: a step: " in out and "r = 4: a step: " in out
   assert "encoder_input_tokens (4, 8)" in out and "nothing was written" in out
+  assert "inputs cut to 8 tokens: 0.0%" in out
   assert not (tmp_path / "x").exists()
+
+
+def test_tokens_that_the_model_lacks(task, tmp_path, monkeypatch):
+  # Of a task whose vocabulary says less than its examples have.
+  monkeypatch.setattr(inputs, "check_task", lambda *_: None)
+  model = Transformer(testing.tiny_config(num_encoder_layers=1, vocab_size=5))
+  with pytest.raises(
+    ValueError, match="'train' of 'toy': .*has the token id 5; expected 0 to 4"
+  ):
+    train(task, tmp_path, model=model)
 
 
 def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):

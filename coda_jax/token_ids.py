@@ -1,0 +1,68 @@
+"""Token ids as a caller has them: whole numbers with an embedding each.
+
+Compiled code looks an id that is too large, or negative, up as the nearest one
+that there is, without a word. So the host checks what it has in hand; a traced
+array is left as it is, and nothing is added to a program.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def as_array(name: str, ids: Any) -> Any:
+  """Makes an array of what is not one, such as a list of lists.
+
+  Args:
+    name: of the argument, for messages.
+    ids: an array of NumPy or jax, returned as it is, or what NumPy makes one
+      of.
+
+  Raises:
+    ValueError: the rows have different lengths.
+  """
+  if isinstance(ids, np.ndarray | jax.Array):
+    return ids
+  try:
+    return np.asarray(ids)
+  except ValueError as error:
+    raise ValueError(
+      f"{name}: the rows have different lengths; pad the shorter ones with 0 "
+      "at their end"
+    ) from error
+
+
+def checked(name: str, ids: Any, vocab_size: int) -> Any:
+  """What `as_array` makes of ids, after `check`."""
+  ids = as_array(name, ids)
+  check(name, ids, vocab_size)
+  return ids
+
+
+def check(name: str, ids: Any, vocab_size: int) -> None:
+  """Checks ids against the embedding that they are to be looked up in.
+
+  Args:
+    name: of the argument, for messages.
+    ids: numbers of any shape. What is traced, or lies on several hosts, is not
+      looked at.
+    vocab_size: of the model.
+
+  Raises:
+    ValueError: one is negative, or too large.
+  """
+  if isinstance(ids, jax.core.Tracer):
+    return
+  if isinstance(ids, jax.Array) and not ids.is_fully_addressable:
+    return
+  on_host = np.asarray(ids)
+  if not on_host.size:
+    return
+  for id_ in (on_host.min(), on_host.max()):
+    if not 0 <= id_ < vocab_size:
+      raise ValueError(
+        f"{name} has the token id {id_}; expected 0 to {vocab_size - 1}: the "
+        f"model has {vocab_size} embeddings (T5Config.vocab_size); use the "
+        "vocabulary that the model was made with (VOCABULARY)"
+      )
