@@ -17,11 +17,11 @@ killed is kept there: the same command resumes it.
 """
 
 import argparse
+import bz2
 import functools
 import hashlib
 import itertools
 import json
-import lzma
 import math
 import multiprocessing
 import os
@@ -50,10 +50,10 @@ SYNC_STEPS = 4  # how far the device may be behind
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-  """The lines of a text, or of an .xz."""
+  """The lines of a text, or of one that bzip2 packed."""
   data = path.read_bytes()
-  if path.suffix == ".xz":
-    data = lzma.decompress(data)
+  if path.suffix == ".bz2":
+    data = bz2.decompress(data)
   return data.decode("utf-8").splitlines()
 
 

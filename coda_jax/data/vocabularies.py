@@ -8,6 +8,7 @@ import seqio
 
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
 DEFAULT_SENTINELS = 100
+EMBEDDED = ("tiny", "tiny8k")
 
 
 def load(
@@ -16,8 +17,9 @@ def load(
   """Returns a seqio vocabulary.
 
   Args:
-    vocabulary: "tiny", the one of the embedded models (3996 pieces); "byt5",
-      bytes; or the path of a SentencePiece model, such as T5's spiece.model.
+    vocabulary: "tiny", the one of the embedded models (3996 pieces); "tiny8k",
+      of more text (8092 pieces); "byt5", bytes; or the path of a SentencePiece
+      model, such as T5's spiece.model.
     extra_ids: sentinels to add behind the pieces, T5's 100. Bytes take none.
 
   Raises:
@@ -36,10 +38,10 @@ def load(
 def _load(vocabulary: str, extra_ids: int) -> seqio.Vocabulary:
   if vocabulary == "byt5":
     return seqio.ByteVocabulary()
-  if vocabulary == "tiny":
+  if vocabulary in EMBEDDED:
     assets = importlib.resources.files("coda_jax") / "assets"
     return seqio.SentencePieceVocabulary(
-      str(assets / "vocabulary" / "tiny.model"), extra_ids=extra_ids
+      str(assets / "vocabulary" / f"{vocabulary}.model"), extra_ids=extra_ids
     )
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(
