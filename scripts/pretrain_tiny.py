@@ -44,6 +44,7 @@ COMMON_TOKENS = 200
 PAIR_WINDOW = 10
 CONTEXT_POWER = 0.75  # as in build_embeddings.py
 SYNC_STEPS = 4  # how far the device may be behind
+DIVERGED = 1.0  # nats above the best training loss so far
 
 
 # --- Text
@@ -438,10 +439,8 @@ def train(options) -> None:
   recent: list = []
   saved = evaluated = time.monotonic()
 
-  def save_all(elapsed):
-    save(output, config, state.trained)
-    if options.state:
-      save_state(options.state, state, elapsed)
+  peak = options.peak
+  good, good_loss = jax.device_get(state), math.log(config.vocab_size)
 
   for step in itertools.count(first):
     elapsed = before + (0.0 if begin is None else time.monotonic() - begin)
@@ -452,13 +451,15 @@ def train(options) -> None:
       evaluated = now
       results = evaluate(eval_step, state.trained, held_out)
       losses = [float(x["loss"]) for x in recent]
+      loss = sum(losses) / len(losses) if losses else None
       line = {
         "step": step,
         "seconds": round(elapsed, 1),
         "steps_per_second": round(
           (step - first) / max(elapsed - before, 1e-3), 2
         ),
-        "train_loss": round(sum(losses) / len(losses), 4) if losses else None,
+        "train_loss": loss and round(loss, 4),
+        "peak": peak,
         "grad_norm": float(recent[-1]["grad_norm"]) if recent else None,
         "tokens_seen": step * options.batch * examples.INPUTS,
         "waited": round(waited, 1),
@@ -468,12 +469,19 @@ def train(options) -> None:
         log.write(json.dumps(line) + "\n")
       print(json.dumps(line), flush=True)
       recent.clear()
+      if loss is not None and not loss < good_loss + DIVERGED:
+        print(f"Diverged: back to step {int(good.step)}, half the peak.")
+        state, peak = jax.tree.map(jnp.asarray, good), peak / 2
+      elif loss is not None:
+        good, good_loss = jax.device_get(state), min(loss, good_loss)
     if is_end or (begin and now - saved > options.save_seconds):
       saved = now
-      save_all(elapsed)
+      save(output, config, state.trained)
+      if options.state:
+        save_state(options.state, state, elapsed)
     if is_end:
       break
-    learning_rate = rate(done, options.peak, options.warmup)
+    learning_rate = rate(done, peak, options.warmup)
     state.opt_state.hyperparams["learning_rate"] = jnp.float32(learning_rate)
     asked = time.monotonic()
     batch = features(next(made), weigh=True)
@@ -486,6 +494,8 @@ def train(options) -> None:
     if begin is None:
       jax.block_until_ready(state)
       begin = saved = evaluated = time.monotonic()
+      if options.whole_seconds:
+        options.seconds = options.whole_seconds - (begin - started)
   made.close()
   print(f"Done; {time.monotonic() - started:.0f} s in all.", flush=True)
 
@@ -504,10 +514,11 @@ def main() -> None:
   add("--vocabulary", type=pathlib.Path, default=assets / "tiny8k.model")
   add("--state", type=pathlib.Path, help=".npz to resume from")
   add("--seconds", type=float, default=3600.0, help="of training")
+  add("--whole_seconds", type=float, help="instead, with all that comes before")
   add("--steps", type=int, default=0, help="train so many, however long")
   add("--tokens_share", type=float, default=1.0, help="of the documents")
   add("--batch", type=int, default=128)
-  add("--peak", type=float, default=2e-2, help="learning rate")
+  add("--peak", type=float, default=1.2e-2, help="learning rate")
   add("--warmup", type=float, default=0.04, help="share of the run")
   add("--embedding_rate", type=float, default=0.1)
   add("--dropout", type=float, default=0.0)
