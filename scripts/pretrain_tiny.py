@@ -518,7 +518,7 @@ def main() -> None:
   add("--steps", type=int, default=0, help="train so many, however long")
   add("--tokens_share", type=float, default=1.0, help="of the documents")
   add("--batch", type=int, default=128)
-  add("--peak", type=float, default=1.2e-2, help="learning rate")
+  add("--peak", type=float, default=2e-2, help="learning rate")
   add("--warmup", type=float, default=0.04, help="share of the run")
   add("--embedding_rate", type=float, default=0.1)
   add("--dropout", type=float, default=0.0)
