@@ -1,232 +1,138 @@
 """Builds the pretraining corpus of the embedded models from Debian packages.
 
-Three packages of freely licensed English text are turned into plain text:
+Freely licensed English text of the packages in corpus_sources.py, from
+dictionaries and scripture to essays, games and manuals, is turned into plain
+text. docs/corpus.md says what it is, and how much of it there is.
 
-  wordnet-base        glosses and examples        WordNet 3.0 licence
-  python3.11-doc      the Python documentation    PSF licence, version 2
-  postgresql-doc-15   the PostgreSQL manual       PostgreSQL licence
-
-Left out: Debian's own files, licence texts and credits, the pages with text of
-other origin, indexes, tables, change logs, and most program code.
+Left out: Debian's own files, licence texts and credits, indexes, tables, change
+logs, most program code, what is not English, and paragraphs that occurred
+before.
 
 Writes `<source>-<split>-NNNNN-of-NNNNN.txt` (UTF-8, one document a line, white
-space collapsed) and `corpus.json` (counts). A document is in the validation
-split when the hash of its text says so, about 1 in 100. Documents are ordered
-by their hash, so that the same packages always give the same files.
+space collapsed) and `corpus.json` (counts). Where a document has titles, a tab
+follows each title and each section: `title TAB text TAB title TAB text`. A
+document is in the validation split when the hash of its text says so, about 1
+in 100. Documents are ordered by their hash, so that the same packages always
+give the same files.
 
   python scripts/build_corpus.py --output=data/corpus
 """
 
 import argparse
 import hashlib
-import itertools
 import json
 import pathlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
-from html.parser import HTMLParser
-from typing import NamedTuple
+from collections.abc import Iterator
 
-PACKAGES = {
-  "wordnet": "wordnet-base",
-  "python": "python3.11-doc",
-  "postgresql": "postgresql-doc-15",
-}
+from corpus_readers import Document, Section
+from corpus_sources import SOURCES
+
 SHARD_CHARACTERS = 400_000
 VALIDATION_PERCENT = 1
 MIN_WORDS = 60
-GLOSSES_PER_DOCUMENT = 20
-# Program text may take this share of a page, so that prose dominates.
-CODE_SHARE = 0.1
+# Longer documents are cut, so that one of them does not fill a split.
+MAX_WORDS = 2000
+# Shorter paragraphs, such as names of menus, may occur again.
+REPEATED_WORDS = 8
+MAX_TITLE_WORDS = 16
+# Share of a paragraph's words that are made of letters alone; other paragraphs
+# are tables, formulas or signatures.
+PLAIN_WORDS = 0.6
+# Share of a document's words that are among COMMON; elsewhere they are rare.
+COMMON_WORDS = 0.15
+COMMON = frozenset(
+  "the of and to a in is that for it or be as with by an not are you".split()
+)
 # Typewriter forms, as in WordNet: each saves a small vocabulary three bytes.
 PLAIN = str.maketrans(
   {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\u00a0": " "}
 )
 
-# Pages that hold no prose, licence texts, people's names, or text that was
-# written elsewhere (the regular expression page comes from Tcl's manual).
-SKIPPED_PAGES = {
-  "python": re.compile(
-    r"genindex|py-modindex|search|contents|download|license|copyright|index"
-    r"|changelog|about"
-  ),
-  "postgresql": re.compile(
-    r"bookindex|legalnotice|biblio|release|appendix|sql-keywords|features"
-    r"|errcodes|functions-matching|acronyms|index|external-"
-  ),
-}
+
+def documents(source: str, root: pathlib.Path) -> Iterator[Document]:
+  """Yields the documents of an unpacked package, in a fixed order."""
+  return SOURCES[source].read(root)
 
 
-def wordnet_documents(root: pathlib.Path) -> Iterator[str]:
-  """Yields documents of related glosses, in lexicographer file order."""
-  for part in ("noun", "verb", "adj", "adv"):
-    synsets = sorted(wordnet_synsets(root, part), key=lambda s: s.file)
-    for _, group in itertools.groupby(synsets, key=lambda s: s.file):
-      entries = [_entry(synset) for synset in group]
-      for start in range(0, len(entries), GLOSSES_PER_DOCUMENT):
-        yield " ".join(entries[start : start + GLOSSES_PER_DOCUMENT])
+def clean(document: Document, seen: set[bytes]) -> Iterator[str]:
+  """Yields the document as lines of the corpus, most often one.
 
-
-class Synset(NamedTuple):
-  """A line of WordNet's data files.
-
-  Attributes:
-    offset: names it among those of its part of speech.
-    file: its lexicographer file, by number.
-    lemmas: its words.
-    gloss: what they mean.
-    pointers: (symbol, (part of speech, offset)) of those that it points to.
+  Args:
+    document: as it was read.
+    seen: digests of the paragraphs so far, which are dropped; new ones are
+      added.
   """
-
-  offset: str
-  file: int
-  lemmas: tuple[str, ...]
-  gloss: str
-  pointers: tuple[tuple[str, tuple[str, str]], ...]
-
-
-def wordnet_synsets(root: pathlib.Path, part: str) -> Iterator[Synset]:
-  """Reads data.noun, data.verb, data.adj or data.adv (wndb(5WN))."""
-  path = root / "usr/share/wordnet" / f"data.{part}"
-  for line in path.read_text("utf-8").splitlines():
-    if line.startswith("  "):  # the licence
+  kept: list[Section] = []
+  for title, paragraphs in document:
+    fresh = [p for p in map(_plain, paragraphs) if _is_prose(p)]
+    fresh = [p for p in fresh if _is_new(p, seen)]
+    title = _title(title)
+    text = " ".join(fresh)
+    if not text:
       continue
-    columns, gloss = line.split(" | ", 1)
-    fields = columns.split()
-    count = int(fields[3], 16)
-    words = fields[4 : 4 + 2 * count : 2]
-    rest = fields[5 + 2 * count :]
-    yield Synset(
-      offset=fields[0],
-      file=int(fields[1]),
-      # Adjectives carry syntactic markers, as in "galore(ip)".
-      lemmas=tuple(
-        re.sub(r"\([a-z]+\)$", "", w).replace("_", " ") for w in words
-      ),
-      gloss=gloss.strip(),
-      pointers=tuple(
-        # A satellite ("s") is an adjective.
-        (rest[i], (rest[i + 2].replace("s", "a"), rest[i + 1]))
-        for i in range(0, 4 * int(fields[4 + 2 * count]), 4)
-      ),
-    )
+    if kept and len(kept[-1].paragraphs[0].split()) < MIN_WORDS:
+      # Too little for a section: the title is a sentence of the one before.
+      last = kept.pop()
+      more = f"{title}. {text}" if title else text
+      kept.append(Section(last.title, [f"{last.paragraphs[0]} {more}"]))
+    else:
+      kept.append(Section(title, [text]))
+  for part in _cut(kept):
+    words = " ".join(f"{title} {texts[0]}" for title, texts in part).split()
+    common = sum(word.lower() in COMMON for word in words)
+    if len(words) >= MIN_WORDS and common >= COMMON_WORDS * len(words):
+      if any(title for title, _ in part):
+        yield "\t".join(f"{title}\t{texts[0]}" for title, texts in part)
+      else:
+        yield " ".join(texts[0] for _, texts in part)
 
 
-def _entry(synset: Synset) -> str:
-  gloss = synset.gloss.rstrip(";")
-  ending = "" if re.search(r'[.!?]"?$', gloss) else "."
-  return f"{', '.join(synset.lemmas[:3])}: {gloss}{ending}"
+def _plain(text: str) -> str:
+  return " ".join(text.translate(PLAIN).split())
 
 
-class PageText(HTMLParser):
-  """Collects the text of one documentation page as paragraphs.
-
-  `article` matches the start tag whose content is kept; inside it, navigation,
-  scripts, tables and link marks are dropped and `pre` is kept apart as code.
-  """
-
-  BLOCKS = frozenset(
-    "p div section h1 h2 h3 h4 h5 h6 li dt dd dl ul ol blockquote br hr".split()
+def _title(text: str) -> str:
+  """The title without its number, or "" if it is none."""
+  text = re.sub(
+    r"^(\W*(chapter |appendix )?[A-Z]?[\d.]+)+\W+", "", _plain(text)
   )
-  DROPPED_TAGS = frozenset("script style nav table svg form sup math".split())
-  DROPPED_CLASSES = frozenset(
-    "headerlink navheader navfooter toc footnotes sphinxsidebar related"
-    " footnote versionmodified variablelist-toc id_link".split()
-  )
-  VOID = frozenset("br hr img input meta link col wbr".split())
-
-  def __init__(self, article):
-    super().__init__(convert_charrefs=True)
-    self._article = article
-    self._stack: list[tuple[str, str]] = []
-    self._buffer: list[str] = []
-    self.blocks: list[tuple[str, str]] = []
-
-  def _state(self) -> str:
-    return self._stack[-1][1] if self._stack else "outside"
-
-  def handle_starttag(self, tag, attrs):
-    attributes = dict(attrs)
-    classes = set((attributes.get("class") or "").split())
-    state = self._state()
-    new_state = state
-    if state == "outside":
-      if self._article(tag, attributes):
-        new_state = "prose"
-    elif tag in self.DROPPED_TAGS or classes & self.DROPPED_CLASSES:
-      new_state = "dropped"
-    elif tag == "pre" and state == "prose":
-      new_state = "code"
-    if tag in self.BLOCKS or new_state != state:
-      self._flush()
-    if tag not in self.VOID:
-      self._stack.append((tag, new_state))
-
-  def handle_startendtag(self, tag, attrs):
-    if tag in self.BLOCKS:
-      self._flush()
-
-  def handle_endtag(self, tag):
-    if not any(open_tag == tag for open_tag, _ in self._stack):
-      return
-    if tag in self.BLOCKS or tag in ("pre", "table"):
-      self._flush()
-    # Elements that HTML lets stay open (p, li) close with their parent.
-    while self._stack.pop()[0] != tag:
-      pass
-
-  def handle_data(self, data):
-    if self._state() in ("prose", "code"):
-      self._buffer.append(data)
-
-  def _flush(self):
-    text = " ".join("".join(self._buffer).split())
-    if text:
-      self.blocks.append((self._state(), text))
-    self._buffer.clear()
+  text = text.rstrip("¶ #:")
+  return text if len(text.split()) <= MAX_TITLE_WORDS else ""
 
 
-def page_text(html: str, article) -> str:
-  """Returns a page's prose, with at most CODE_SHARE of program code."""
-  parser = PageText(article)
-  parser.feed(html)
-  prose = sum(len(text) for kind, text in parser.blocks if kind == "prose")
-  budget = int(prose * CODE_SHARE)
-  kept = []
-  for kind, text in parser.blocks:
-    if kind == "code":
-      if len(text) > budget:
-        continue
-      budget -= len(text)
-    kept.append(text)
-  return " ".join(kept).translate(PLAIN)
+def _is_prose(paragraph: str) -> bool:
+  words = paragraph.split()
+  plain = sum(word.strip(".,;:!?()[]'\"-").isalpha() for word in words)
+  return plain >= max(1, PLAIN_WORDS * len(words)) and "\ufffd" not in paragraph
 
 
-def _html_documents(root: pathlib.Path, source: str, article) -> Iterator[str]:
-  for path in sorted(root.rglob("*.html")):
-    # The python package holds its pages a second time behind a link.
-    if path.is_symlink() or SKIPPED_PAGES[source].match(path.stem):
-      continue
-    yield page_text(path.read_text("utf-8"), article)
+def _is_new(paragraph: str, seen: set[bytes]) -> bool:
+  if len(paragraph.split()) < REPEATED_WORDS:
+    return True
+  digest = hashlib.sha256(paragraph.lower().encode("utf-8")).digest()[:12]
+  is_new = digest not in seen
+  seen.add(digest)
+  return is_new
 
 
-def documents(source: str, root: pathlib.Path) -> Iterable[str]:
-  """Returns the documents of an unpacked package, in a fixed order."""
-  if source == "wordnet":
-    return wordnet_documents(root)
-  if source == "python":
-    return _html_documents(
-      root / "usr/share/doc/python3.11/html",
-      source,
-      lambda tag, attributes: attributes.get("role") == "main",
-    )
-  return _html_documents(
-    root / "usr/share/doc/postgresql-doc-15/html",
-    source,
-    lambda tag, attributes: tag == "body",
-  )
+def _cut(sections: list[Section]) -> Iterator[list[Section]]:
+  """Yields groups of consecutive sections of about MAX_WORDS at most."""
+  part: list[Section] = []
+  size = 0
+  for title, (text,) in sections:
+    words = text.split()
+    for start in range(0, len(words), MAX_WORDS):
+      piece = words[start : start + MAX_WORDS]
+      if part and size + len(piece) > MAX_WORDS:
+        yield part
+        part, size = [], 0
+      part.append(Section("" if start else title, [" ".join(piece)]))
+      size += len(piece)
+  if part:
+    yield part
 
 
 def unpack(package: str, deb_dir: pathlib.Path, work: pathlib.Path):
@@ -272,6 +178,22 @@ def write_split(texts: list[str], output: pathlib.Path, stem: str) -> None:
     (output / name).write_text("\n".join(lines) + "\n", "utf-8")
 
 
+def table(manifest: dict[str, dict]) -> str:
+  """The sources as a table of Markdown, words of both splits."""
+  rows = ["| packages | text | words | licence |", "| --- | --- | --- | --- |"]
+  total = 0
+  for name, source in SOURCES.items():
+    if f"{name}-train" in manifest:
+      words = sum(
+        manifest[f"{name}-{s}"]["words"] for s in ("train", "validation")
+      )
+      total += words
+      packages = ", ".join(manifest[f"{name}-train"]["packages"])
+      cells = (packages, source.text, f"{words / 1e6:.2f} M", source.licence)
+      rows.append(f"| {' | '.join(cells)} |")
+  return "\n".join([*rows, f"| all | | {total / 1e6:.2f} M | |"]) + "\n"
+
+
 def main() -> None:
   """Builds the corpus, as the command line says."""
   parser = argparse.ArgumentParser(
@@ -284,6 +206,11 @@ def main() -> None:
     help="folder of .deb files that are already there; what is missing is "
     "downloaded into it (default: a temporary folder)",
   )
+  parser.add_argument(
+    "--sources",
+    default=",".join(SOURCES),
+    help="names of corpus_sources.py, separated by commas (default: all)",
+  )
   arguments = parser.parse_args()
   output = arguments.output
   if output.exists() and any(output.iterdir()):
@@ -291,29 +218,36 @@ def main() -> None:
   output.mkdir(parents=True, exist_ok=True)
 
   manifest = {}
-  seen: set[str] = set()
-  with tempfile.TemporaryDirectory() as work:
-    deb_dir = arguments.deb_dir or pathlib.Path(work)
-    for source, package in PACKAGES.items():
-      root, deb = unpack(package, deb_dir, pathlib.Path(work))
-      splits: dict[str, dict[str, str]] = {"train": {}, "validation": {}}
-      for text in documents(source, root):
-        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        if len(text.split()) < MIN_WORDS or digest in seen:
-          continue
-        seen.add(digest)
-        splits[split_of(digest)][digest] = text
-      for split, by_digest in splits.items():
-        texts = [by_digest[digest] for digest in sorted(by_digest)]
-        write_split(texts, output, f"{source}-{split}")
-        manifest[f"{source}-{split}"] = counts = {
-          "package": deb,
-          "documents": len(texts),
-          "words": sum(len(text.split()) for text in texts),
-          "characters": sum(map(len, texts)),
-        }
-        print(f"{source}-{split}:", json.dumps(counts))
+  seen: set[bytes] = set()
+  for name in arguments.sources.split(","):
+    by_digest: dict[str, str] = {}
+    debs = []
+    for package in SOURCES[name].packages:
+      with tempfile.TemporaryDirectory() as work:
+        deb_dir = arguments.deb_dir or pathlib.Path(work)
+        root, deb = unpack(package, deb_dir, pathlib.Path(work))
+        debs.append(f"{package} {re.sub('.*%3a|.*_(?=.*_)|_.*', '', deb)}")
+        for document in documents(name, root):
+          for text in clean(document, seen):
+            by_digest[hashlib.sha256(text.encode("utf-8")).hexdigest()] = text
+    splits: dict[str, list[str]] = {"train": [], "validation": []}
+    taken = 0
+    for digest in sorted(by_digest):
+      words = len(by_digest[digest].split())
+      if taken + words <= SOURCES[name].max_words:
+        taken += words
+        splits[split_of(digest)].append(by_digest[digest])
+    for split, texts in splits.items():
+      write_split(texts, output, f"{name}-{split}")
+      manifest[f"{name}-{split}"] = counts = {
+        "packages": debs,
+        "documents": len(texts),
+        "words": sum(len(text.split()) for text in texts),
+        "characters": sum(map(len, texts)),
+      }
+      print(f"{name}-{split}:", json.dumps(counts), flush=True)
   (output / "corpus.json").write_text(json.dumps(manifest, indent=2) + "\n")
+  (output / "corpus.md").write_text(table(manifest))
 
 
 if __name__ == "__main__":

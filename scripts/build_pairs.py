@@ -25,7 +25,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import build_corpus
-from build_corpus import Synset
+from corpus_readers import Synset, wordnet_synsets
+from corpus_sources import SOURCES
 
 PASSAGES = 40_000  # of each task
 PASSAGE_WORDS = 75
@@ -49,7 +50,7 @@ def read_synsets(root: pathlib.Path) -> dict[Key, Synset]:
   return {
     (tag, synset.offset): synset
     for part, tag in (("noun", "n"), ("verb", "v"), ("adj", "a"), ("adv", "r"))
-    for synset in build_corpus.wordnet_synsets(root, part)
+    for synset in wordnet_synsets(root, part)
   }
 
 
@@ -208,7 +209,7 @@ def main() -> None:
   counts = write(iter(passages), arguments.output, "headlines")
   with tempfile.TemporaryDirectory() as work:
     root, _ = build_corpus.unpack(
-      build_corpus.PACKAGES["wordnet"],
+      *SOURCES["wordnet"].packages,
       arguments.deb_dir or pathlib.Path(work),
       pathlib.Path(work),
     )

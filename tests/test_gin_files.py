@@ -48,6 +48,10 @@ SIZES = {
   ("mt5", "large"): 1_229_581_312,
   ("mt5", "xl"): 3_742_619_648,
   ("mt5", "xxl"): 12_921_057_280,
+  ("umt5", "small"): 306_601_984,
+  ("umt5", "base"): 592_043_520,
+  ("umt5", "xl"): 3_768_356_864,
+  ("umt5", "xxl"): 12_972_531_712,
   ("byt5", "byt5_small"): 299_637_760,
   ("byt5", "byt5_base"): 581_653_248,
   ("byt5", "byt5_large"): 1.23e9,
@@ -111,7 +115,10 @@ def count(c):
   encoder = c.num_encoder_layers * (attention + mlp + 2 * c.emb_dim)
   decoder = c.num_decoder_layers * (2 * attention + mlp + 3 * c.emb_dim)
   embeddings = (1 if c.logits_via_embedding else 2) * c.vocab_size * c.emb_dim
-  buckets = 2 * 32 * c.num_heads
+  biases = 2
+  if c.relpos_bias_per_layer:
+    biases = c.num_encoder_layers + c.num_decoder_layers
+  buckets = biases * 32 * c.num_heads
   return embeddings + buckets + encoder + decoder + 2 * c.emb_dim
 
 

@@ -43,6 +43,7 @@ SIZES = {
   "t5_1_0": "t5_1_0_small",
   "t5_1_1": "xl",
   "mt5": "base",
+  "umt5": "small",
   "byt5": "byt5_large",
 }
 # What t5x's own files set, which are empty here.

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
 DEFAULT_SENTINELS = 100
+EMBEDDED = ("tiny", "tiny8k")
 
 
 class LineBreaks(seqio.SentencePieceVocabulary):
@@ -65,8 +66,9 @@ def load(
   """Returns a seqio vocabulary; T5's 100 sentinels follow the pieces.
 
   Args:
-    vocabulary: "tiny", the one of the embedded models (3996 pieces); "byt5",
-      bytes; or the path of a SentencePiece model, such as T5's spiece.model.
+    vocabulary: "tiny", the one of tiny_dense and tiny_coda (3996 pieces);
+      "tiny8k", the one of tiny_8_layers (8092 pieces); "byt5", bytes; or the
+      path of a SentencePiece model, such as T5's spiece.model.
     newlines: what stands for a line break, see `LineBreaks`; None leaves line
       breaks to the vocabulary.
 
@@ -103,10 +105,11 @@ def _load(vocabulary: str, newlines: str | None) -> seqio.Vocabulary:
 def _by_name(vocabulary: str) -> seqio.Vocabulary:
   if vocabulary == "byt5":
     return seqio.ByteVocabulary()
-  if vocabulary == "tiny":
+  if vocabulary in EMBEDDED:
     assets = importlib.resources.files("coda_jax") / "assets"
     return seqio.SentencePieceVocabulary(
-      str(assets / "vocabulary" / "tiny.model"), extra_ids=DEFAULT_SENTINELS
+      str(assets / "vocabulary" / f"{vocabulary}.model"),
+      extra_ids=DEFAULT_SENTINELS,
     )
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(

@@ -4,16 +4,17 @@ import tensorflow as tf
 from coda_jax.data import vocabularies
 
 
-def test_tiny_has_t5s_ids():
-  vocabulary = vocabularies.load("tiny")
-  assert vocabulary.vocab_size == 4096
+@pytest.mark.parametrize(("name", "size"), [("tiny", 4096), ("tiny8k", 8192)])
+def test_tiny_has_t5s_ids(name, size):
+  vocabulary = vocabularies.load(name)
+  assert vocabulary.vocab_size == size
   ids = (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id)
   assert ids == (0, 1, 2)
-  assert vocabulary.encode("<extra_id_0>")[-1] == 4095
+  assert vocabulary.encode("<extra_id_0>")[-1] == size - 1
   assert vocabularies.num_sentinels(vocabulary) == 100
 
 
-@pytest.mark.parametrize("name", ["tiny", "byt5"])
+@pytest.mark.parametrize("name", ["tiny", "tiny8k", "byt5"])
 def test_any_text_comes_back(name):
   vocabulary = vocabularies.load(name)
   text = "Ministers' plan: £600m, 76% up; naïve 東京 Ж."

@@ -29,6 +29,11 @@ FAMILIES = {
   "t5_1_0": {"vocab_size": 32128, "logits_via_embedding": True},
   "t5_1_1": {"vocab_size": 32128, "mlp_activations": ("gelu", "linear")},
   "mt5": {"vocab_size": 250112, "mlp_activations": ("gelu", "linear")},
+  "umt5": {
+    "vocab_size": 256384,
+    "mlp_activations": ("gelu", "linear"),
+    "relpos_bias_per_layer": True,
+  },
   "byt5": {"vocab_size": 384, "mlp_activations": ("gelu", "linear")},
 }
 # Encoder and decoder layers, d_model, heads, head size, d_ff.
@@ -49,6 +54,8 @@ SIZES = {
   },
   "t5_1_1": V1_1,
   "mt5": V1_1,
+  # There is no large; in xl and xxl nothing is new.
+  "umt5": {size: V1_1[size] for size in ("small", "base")},
   "byt5": {
     "small": (12, 4, 1472, 6, 64, 3584),
     "base": (18, 6, 1536, 12, 64, 3968),
@@ -162,11 +169,13 @@ def count_by_hand(family, size):
   attention = 4 * d * heads * head_dim
   feed_forward = (3 if gated else 2) * d * mlp
   embeddings = (2 if gated else 1) * FAMILIES[family]["vocab_size"] * d
+  biases = encoder + decoder if family == "umt5" else 2
   return (
     embeddings
     + encoder * (attention + feed_forward + 2 * d)
     + decoder * (2 * attention + feed_forward + 3 * d)
-    + 2 * (32 * heads + d)  # each stack's position bias and final norm
+    + biases * 32 * heads
+    + 2 * d  # each stack's final norm
   )
 
 
