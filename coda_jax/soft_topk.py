@@ -306,8 +306,9 @@ def _iterative(scores, k, schedule):
     return jnp.minimum(-inputs - a, 0), a
 
   epsilons = jnp.asarray(schedule, scores.dtype)
-  b, a = lax.scan(ascend, jnp.zeros_like(inputs), epsilons)
-  weights = jnp.exp((inputs + a[-1] + b) / schedule[-1])
+  _, a = lax.scan(ascend, jnp.zeros_like(inputs), epsilons)
+  # inputs + a + b, where b is ascend's, in the form that can't round above 0.
+  weights = jnp.exp(jnp.minimum(inputs + a[-1], 0) / schedule[-1])
   answer = (selectable & (k > 0)).astype(scores.dtype)
   return jnp.where(decided, answer, jnp.where(allowed, weights, 0))
 

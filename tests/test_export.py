@@ -1,7 +1,6 @@
 """Exports answer as `generate` does, where coda_jax can't be imported."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -69,8 +68,6 @@ def run(code, *arguments):
     [sys.executable, "-c", code, *map(str, arguments)],
     capture_output=True,
     text=True,
-    # Compiling is most of the time.
-    env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
   )
   assert done.returncode == 0, done.stderr
   return done.stdout

@@ -48,7 +48,6 @@ def start(tmp_path):
     with socket.socket() as free:
       free.bind(("localhost", 0))
       address = f"localhost:{free.getsockname()[1]}"
-    devices = f"--xla_force_host_platform_device_count={4 // count}"
     group = []
     for i in range(count):
       several = [
@@ -66,7 +65,7 @@ def start(tmp_path):
           stdout=subprocess.PIPE,
           stderr=subprocess.PIPE,
           text=True,
-          env={**os.environ, "XLA_FLAGS": devices},
+          env={**os.environ, "JAX_NUM_CPU_DEVICES": str(4 // count)},
         )
       )
     started.extend(group)

@@ -21,7 +21,7 @@ from coda_jax.t5.network import Transformer
 FORMATS = ("coda_jax", "hf", "t5x")
 
 # The models that come with the package.
-SHIPPED = ("tiny_dense", "tiny_coda")
+SHIPPED = ("tiny_dense", "tiny_coda", "tiny_8_layers")
 
 
 def find_folder(path: str | os.PathLike[str]) -> Any:
