@@ -7,7 +7,7 @@ python -m coda_jax.infer --gin_file=tasks/text.gin --gin_file=runs/infer.gin \
   --gin.CHECKPOINT_PATH=runs/topic/adapter \
   --gin.INITIAL_CHECKPOINT_PATH=tiny_coda --gin.INFER_OUTPUT_DIR=runs/answers
 
-The same command goes on where a killed one stopped. INFER_OUTPUT_DIR=- writes
+The same command resumes a killed one. INFER_OUTPUT_DIR=- writes
 to standard output, and INPUT_PATH=- reads standard input.
 """
 

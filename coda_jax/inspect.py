@@ -37,7 +37,7 @@ PROGRAM = "python -m coda_jax.inspect"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """What is in a folder.
+  """The content of a folder.
 
   Attributes:
     path: the folder.
@@ -61,7 +61,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
   """Reads what a folder says of itself.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
+    FileNotFoundError: the folder has no checkpoint.
     ValueError: one that can't be read, saying why.
   """
   folder = formats.find_folder(path)

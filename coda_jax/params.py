@@ -1,4 +1,4 @@
-"""Parameter trees by path: what is trained, what stays frozen, how much.
+"""Parameter trees by path: trained and frozen leaves, and their number.
 
 A parameter's path is its keys joined by "/", as in
 `encoder/layers_0/attention/query/kernel`. Whether a leaf is trained is decided

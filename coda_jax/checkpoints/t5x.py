@@ -7,7 +7,7 @@
 
 Arrays are read and written with tensorstore, one at a time. Folders may be in a
 bucket (gs://...). Parameter paths are ours already; those of scanned layers
-(`scalable_t5`) are taken apart.
+(`scalable_t5`) are split into layers.
 """
 
 import os
@@ -30,7 +30,7 @@ def find_layout(folder: Any) -> str | None:
 
   Raises:
     OSError: the folder is in a bucket that can't be reached.
-    ValueError: it has both, or a checkpoint that was cut off.
+    ValueError: it has both, or an incomplete checkpoint.
   """
   with arrays.reaching(folder):
     folder = arrays.path_of(folder)
@@ -41,14 +41,14 @@ def find_layout(folder: Any) -> str | None:
       committed = (folder / t5x_orbax.COMMIT_FILE).exists()
       if not committed:
         raise ValueError(
-          f"{folder} is not whole: {t5x_orbax.COMMIT_FILE} is not there; take "
-          "the checkpoint before it"
+          f"{folder} is incomplete: {t5x_orbax.COMMIT_FILE} does not exist; "
+          "use the checkpoint before it"
         )
   if has_orbax and has_msgpack:
     raise ValueError(
-      f"{folder} holds several checkpoints, one of each of t5x's layouts: "
-      f"state/{t5x_orbax.METADATA_FILE} and {t5x_msgpack.FILE!r}; keep each in "
-      "a folder of its own"
+      f"{folder} contains more than one checkpoint, one in each of t5x's "
+      f"layouts: state/{t5x_orbax.METADATA_FILE} and {t5x_msgpack.FILE!r}; "
+      "keep one per folder"
     )
   return "orbax" if has_orbax else "msgpack" if has_msgpack else None
 
@@ -56,27 +56,26 @@ def find_layout(folder: Any) -> str | None:
 def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
   """Reads the shape of a model, and its leaves by parameter path.
 
-  t5x keeps the shape in gin files; here it is told from the arrays. What they
-  can't tell is taken from T5: the dropout rate, GELU as the gated activation
-  and ReLU as the other.
+  t5x keeps the shape in gin files; here the arrays determine it. The rest is
+  T5's: the dropout rate, GELU as the gated activation and ReLU as the other.
 
   Args:
     folder: a `checkpoint_N`.
 
   Returns:
-    (config, {parameter path: Leaf}); the optimizer's state is left behind.
+    (config, {parameter path: Leaf}), without the optimizer's state.
 
   Raises:
-    FileNotFoundError: no checkpoint of t5x is there.
+    FileNotFoundError: the folder has no t5x checkpoint.
     ValueError: arrays that are not those of a T5.
   """
   folder = arrays.path_of(folder)
   layout = find_layout(folder)
   if layout is None:
     raise FileNotFoundError(
-      f"{folder} is no checkpoint of t5x: neither "
-      f"state/{t5x_orbax.METADATA_FILE} nor a file {t5x_msgpack.FILE!r} is "
-      "there; give the folder checkpoint_N itself"
+      f"{folder} is not a t5x checkpoint: found neither "
+      f"state/{t5x_orbax.METADATA_FILE} nor a file {t5x_msgpack.FILE!r}. Pass "
+      "the checkpoint_N folder itself"
     )
   found = (
     t5x_orbax.read(folder) if layout == "orbax" else t5x_msgpack.read(folder)
@@ -120,7 +119,7 @@ def write(
 
 
 def config_of(leaves: Mapping[str, Any], source: str) -> T5Config:
-  """The shape of a T5, told from its leaves.
+  """The shape of a T5, from its leaves.
 
   Args:
     leaves: {parameter path: anything with a shape}.

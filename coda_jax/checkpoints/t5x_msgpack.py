@@ -34,7 +34,7 @@ def read(folder: Any) -> dict[str, Leaf]:
     target = serialization.msgpack_restore(content)["optimizer"]["target"]
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
-      f"{folder / FILE} is cut off, or no checkpoint of t5x: {error}"
+      f"{folder / FILE} is incomplete, or not a t5x checkpoint: {error}"
     ) from error
   leaves = {}
   for path, value in _flat(target):
@@ -48,7 +48,9 @@ def read(folder: Any) -> dict[str, Leaf]:
       spec = {"driver": str(value["driver"]), "fill_missing_data_reads": False}
     arrays.check_inside(name, f"{folder / FILE}: {path}")
     if not (folder / name).exists():
-      raise FileNotFoundError(f"{folder / name} is not there; it holds {path}")
+      raise FileNotFoundError(
+        f"{folder / name} does not exist; it should hold {path}"
+      )
     leaves[path] = arrays.stored(
       spec, arrays.url(folder / name), f"{folder / name}"
     )

@@ -1,4 +1,4 @@
-"""What simple methods reach on the BBC tasks, on the split that ours use."""
+"""The scores of simple methods on the BBC tasks, on the same split as ours."""
 
 from collections.abc import Callable
 

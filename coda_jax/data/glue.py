@@ -1,7 +1,7 @@
 """GLUE and SuperGLUE as text to text, in T5's words.
 
 Source: Raffel et al. 2020, arXiv:1910.10683, appendix D. An example is the name
-of its set, then each of its texts behind the name of its field; the target is
+of its set, then each of its texts after the name of its field; the target is
 the name of the label:
 
   mnli hypothesis: They slept. premise: All were up late.  ->  contradiction
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# What the target says where there is no label, as in test splits.
+# The target of examples without a label, as in test splits.
 UNLABELLED = "<unk>"
 
 Example = Mapping[str, Any]

@@ -30,7 +30,7 @@ def f1(
 
   Args:
     targets: each is one of `labels`.
-    predictions: one that is no label counts as the wrong label, as in T5.
+    predictions: a text that is not a label counts as the wrong one, as in T5.
     labels: (negative, positive).
   """
   targets, predictions = _stripped(targets, predictions)
@@ -64,7 +64,7 @@ def macro_f1(
 def matthews(
   targets: Sequence[str], predictions: Sequence[str], *, labels: Sequence[str]
 ) -> dict[str, float]:
-  """Returns Matthews' correlation; what is no label is one more class.
+  """Returns Matthews' correlation; other texts than labels are one more class.
 
   0 where it is not defined: if all targets or all predictions are equal.
   """
@@ -79,8 +79,8 @@ def correlations(
 ) -> dict[str, float]:
   """Returns the correlations of Pearson and of Spearman between numbers.
 
-  A prediction that is no finite number counts as -1, as in T5. Both are 0 where
-  they are not defined: if all targets or all predictions are equal.
+  A prediction that is not a finite number counts as -1, as in T5. Both are 0
+  where they are undefined: if all targets or all predictions are equal.
   """
   check(targets, predictions)
   left = [float(target) for target in targets]
@@ -122,7 +122,7 @@ def by_name(name: str) -> Callable[..., dict[str, float]]:
   known = {f.__name__: f for f in (accuracy, correlations, rouge)}
   if name not in known:
     raise ValueError(
-      f"there is no metric {name!r}: expected one of {', '.join(known)}, or a"
+      f"unknown metric {name!r}: expected one of {', '.join(known)}, or a"
       " function from targets and predictions to {name: value}."
     )
   return known[name]

@@ -1,7 +1,7 @@
-"""Data sets that TensorFlow Datasets (TFDS) has prepared, found on disk.
+"""Data sets on disk that TensorFlow Datasets (TFDS) has prepared.
 
-Nothing here downloads or looks anything up: what is missing is an error at
-once, with the command that prepares it.
+Nothing here downloads anything: missing data is an error at once, with the
+command that prepares it.
 """
 
 import functools

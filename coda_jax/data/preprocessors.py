@@ -8,8 +8,8 @@ the target lists the sentinels, each followed by what was cut out:
   inputs   thank you <X> me to your party <Y> week </s>
   targets  <X> for inviting <Y> last </s>
 
-Span copying, ours, marks the spans and leaves them in: what a model with little
-pretraining needs to learn before it can quote its input.
+Span copying, our own task, marks the spans and leaves them in. A model with
+little pretraining must learn it before it can quote its input.
 
   inputs   thank you <X> for inviting me to your party <Y> last week </s>
 """
@@ -159,7 +159,7 @@ def corrupt_spans(
     vocabulary: gives the sentinels and EOS.
     noise_density: share of the tokens that is cut out.
     mean_span_length: mean length of a span that is cut out.
-    keep_spans: leave them in the inputs, behind their sentinels.
+    keep_spans: leave them in the inputs, after their sentinels.
 
   Returns:
     int32 `inputs` and `targets` of `corrupted_lengths(num_tokens, ...)`.
@@ -202,7 +202,7 @@ def span_corruption(
     output_features: the vocabulary is that of `targets`.
     noise_density: share of the tokens that is cut out.
     mean_span_length: mean length of a span that is cut out.
-    keep_spans: span copying: leave them in the inputs, behind their sentinels.
+    keep_spans: span copying: leave them in the inputs, after their sentinels.
 
   Returns:
     A dataset of `inputs` and `targets`, int32, EOS at the end of both.

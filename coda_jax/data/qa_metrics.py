@@ -1,6 +1,6 @@
 """Metrics of question answering, where targets are more than one text.
 
-The functions that prepare such targets for seqio are beside the preprocessors:
+The functions that prepare such targets for seqio are in the preprocessors:
 `reading.answers`, `reading.answers_of_query` and `glue.label_of_question`.
 """
 
@@ -23,7 +23,7 @@ def squad(
   """Returns the share of exact matches and the mean F1 over words, 0 to 1.
 
   Each is the best over a question's answers. Source: the evaluation script of
-  SQuAD 1.1 (Rajpurkar et al. 2016), written anew: the packages that carry it
+  SQuAD 1.1 (Rajpurkar et al. 2016), reimplemented: the packages that have it
   need PyTorch or a download.
 
   Args:

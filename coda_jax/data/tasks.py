@@ -75,7 +75,7 @@ def span_corruption_task(
     vocabulary: see `vocabularies.load`.
     noise_density: share of the tokens that is cut out.
     mean_span_length: mean length of a span that is cut out.
-    keep_spans: span copying: leave them in the inputs, behind their sentinels.
+    keep_spans: span copying: leave them in the inputs, after their sentinels.
 
   Returns:
     `name`.

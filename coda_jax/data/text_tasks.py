@@ -30,7 +30,7 @@ _SUPER_GLUE_VERSION = "1.0.2"
 
 
 class TextTask(NamedTuple):
-  """What makes a seqio task of a TFDS data set.
+  """The parts of a seqio task on a TFDS data set.
 
   Attributes:
     data: name and version in TFDS.

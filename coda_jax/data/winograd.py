@@ -27,7 +27,7 @@ def schema(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
   """Writes an example of SuperGLUE's WSC.
 
   The pronoun is the word that `span2_index` counts to; some indices fall one
-  short of it, and one pronoun has punctuation behind it.
+  short of it, and punctuation follows one pronoun.
 
   Args:
     example: scalars `text`, `span1_text`, `span2_text`, `span2_index` and
@@ -37,7 +37,7 @@ def schema(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     `inputs` and `targets`, scalar strings; `label`, an integer.
 
   Raises:
-    tf.errors.InvalidArgumentError: if the pronoun is not there.
+    tf.errors.InvalidArgumentError: if the text lacks the pronoun.
   """
   words = tf.strings.split(example["text"], sep=" ")
   pronoun = example["span2_text"]

@@ -25,7 +25,7 @@ FILES = {"predict": "predictions.jsonl", "score": "scores.jsonl"}
 
 
 class Answer(NamedTuple):
-  """What a model makes of one input.
+  """A model's answer to one input.
 
   Attributes:
     tokens: generated, the end token included; empty in mode "score".
@@ -54,11 +54,11 @@ def infer(
   window: int = 2048,
   mesh: Mapping[str, int] | None = None,
 ) -> None:
-  """Answers every input, in the order of the inputs; continues what was begun.
+  """Answers every input, in the order of the inputs; resumes earlier results.
 
   Args:
-    checkpoint_path: a model's folder or an adapter's, or a folder with just one
-      of these in it.
+    checkpoint_path: a model folder or an adapter folder, or a folder that holds
+      exactly one of these.
     infer_output_dir: gets `predictions.jsonl` or `scores.jsonl`, of {"index",
       "input", "target" if there is one, "prediction" in mode "predict",
       "score"}; "-" writes these lines to standard output.
@@ -68,15 +68,15 @@ def infer(
     mixture_or_task_name: a task of seqio's, whose split is answered.
     text: texts to answer instead.
     split: of the task.
-    initial_checkpoint_path: the pretrained model that an adapter goes on.
+    initial_checkpoint_path: the pretrained model of an adapter.
     reduction: r to run at; None takes the checkpoint's own.
     mode: "predict" generates, and the score is that of what was generated;
       "score" generates nothing, and the score is that of the target.
     generate: arguments of `coda_jax.generate`, such as {"method": "beam"}.
     dtype: of the computation, "float32" or "bfloat16".
-    window: inputs that are sorted by length and written together; a run that is
-      killed loses no more.
-    mesh: as for `partitioning.mesh_of`.
+    window: how many inputs are sorted by length and written together; a killed
+      run loses at most one window.
+    mesh: see `partitioning.mesh_of`.
 
   Raises:
     FileNotFoundError, ValueError: arguments, inputs or a checkpoint that do not
@@ -107,7 +107,7 @@ def infer(
     examples = sources.read_text(text, task_feature_lengths, counts)
 
   depends_on = {}
-  if infer_output_dir != outputs.STDOUT:  # Else nothing goes on.
+  if infer_output_dir != outputs.STDOUT:  # Only files can be resumed.
     depends_on = {
       "checkpoint_path": path,
       "initial_checkpoint_path": initial_checkpoint_path,
@@ -287,7 +287,7 @@ def _source(task: str | None, text: sources.Text | None) -> str:
 
 
 def _remarks(counts: sources.Counts) -> Iterator[str]:
-  """What a user should know about inputs that were not taken as they are."""
+  """Messages about inputs that were left out or cut."""
   if counts.bad_rows:
     yield (
       f"left out {counts.bad_rows:,} bad rows; the first is "

@@ -19,7 +19,7 @@ METHODS = (*DETERMINISTIC, "sample")
 
 
 class Decoded(NamedTuple):
-  """What `generate` returns.
+  """The result of `generate`.
 
   Attributes:
     tokens: int32 [batch, max_length]; the end token is kept, 0 after it.
@@ -62,9 +62,9 @@ def generate(
     method: "greedy", "sample" or "beam".
     rng: key, needed by "sample".
     temperature: logits are divided by it before sampling; 0 is greedy.
-    top_k: sample among the so many most probable tokens.
-    top_p: sample among the fewest tokens whose probability, after temperature
-      and `top_k`, reaches this (Holtzman et al., 1904.09751).
+    top_k: sample from the `top_k` most probable tokens.
+    top_p: sample from the smallest set of tokens whose probability, after
+      temperature and `top_k`, reaches this (Holtzman et al., 1904.09751).
     num_beams: beams of each input; one beam is greedy search.
     alpha: beam search ranks sequences by log probability over
       ((5 + length) / 6)^alpha; 0 for no penalty.
@@ -240,8 +240,8 @@ def _start(
       mutable=mutable,
     )
 
-  # Of this pass, only the keys and values of the input are kept: the compiler
-  # leaves out the rest.
+  # Only the keys and values of the input are used from this pass: the compiler
+  # drops the rest.
   rows = encoder_input_tokens.shape[0] * num_beams
   tokens = jnp.ones((rows, max_length), jnp.int32)
   _, variables = decode({}, tokens, ["cache", "encoded_kv"])
@@ -257,7 +257,7 @@ def _start(
 
 
 class _State(NamedTuple):
-  """What the loop of `_one_by_one` carries."""
+  """The state of the loop of `_one_by_one`."""
 
   index: Array  # int32 [], tokens so far.
   cache: Any

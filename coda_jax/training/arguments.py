@@ -1,7 +1,7 @@
-"""What the arguments of train, evaluate and infer may be.
+"""Checks of the arguments of train, evaluate and infer.
 
-Gin binds whatever a user writes, and what does not fit would fail where it is
-used first: late, or without a word of which argument it was.
+Gin binds whatever a user writes. Without a check, a wrong value would fail at
+its first use: late, or without naming the argument.
 """
 
 import math
@@ -21,7 +21,7 @@ from coda_jax.training import best
 
 
 class Kind(NamedTuple):
-  """What a value may be.
+  """The values that an argument may have.
 
   Attributes:
     expected: in words.
@@ -84,7 +84,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-  # NaN is no number, and infinity no setting.
+  # Neither NaN nor infinity is a valid setting.
   is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
   return is_real and math.isfinite(value)
 

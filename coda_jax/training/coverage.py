@@ -1,4 +1,4 @@
-"""What a task's examples lose before a model sees them, in a sample of them.
+"""The parts of a task's examples that a model never sees, in a sample.
 
 TASK_FEATURE_LENGTHS cuts what is longer, and a vocabulary has no token for some
 characters. Neither is an error, and both can make a task impossible to learn.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from coda_jax.training import inputs
 
-# So many examples of each task, and so many seconds in all, are looked at.
+# The size of the sample: examples of each task, and seconds in all.
 _EXAMPLES = 256
 _SECONDS = 5.0
 
@@ -23,10 +23,10 @@ _WHITE_SPACE = frozenset("\n\r\t")
 
 
 class Losses(NamedTuple):
-  """What some examples lose.
+  """Counts of examples that lose something.
 
   Attributes:
-    examples: how many there are.
+    examples: how many were counted.
     cut_inputs: how many have inputs that are longer than allowed.
     cut_targets: how many have such targets.
     unwritable: how many have targets that the vocabulary can't write.
@@ -137,7 +137,7 @@ def _first(examples: Iterable[Any], *, seconds: float) -> Iterator[Any]:
 
 
 def report(name: str, split: str, lengths: Mapping[str, int]) -> list[str]:
-  """What `of_tasks` finds, as lines to print, warnings last."""
+  """The result of `of_tasks` as lines to print, warnings last."""
   try:
     found = of_tasks(name, split, lengths)
   except (OSError, ValueError) as error:

@@ -18,9 +18,9 @@ class Logger:
   """Writes scalars and texts to `MODEL_DIR`, and says how far the run is.
 
   `MODEL_DIR/metrics.jsonl` has one object a line, `{"step": n, name: value}`;
-  TensorBoard's files are beside it. On a terminal there is a progress bar,
-  elsewhere a line for each report. A run that resumes after `first_step`
-  replaces what it had written of later steps.
+  TensorBoard's files are next to it. A terminal shows a progress bar, other
+  outputs a line for each report. A run that resumes after `first_step` replaces
+  the lines of later steps.
   """
 
   def __init__(self, model_dir: str | Path, *, first_step: int, steps: int):
@@ -57,16 +57,16 @@ class Logger:
       self._lines.flush()
 
   def written(self, step: int, prefix: str) -> dict[str, float]:
-    """The scalars that were written of a step, also before a resumption."""
-    found: dict[str, float] = {}
+    """The scalars written for a step, also before a resumption."""
+    scalars: dict[str, float] = {}
     for _, row in _rows(Path(self._lines.name)):
       if row.pop("step") == step:
-        found |= {
+        scalars |= {
           name.removeprefix(f"{prefix}/"): value
           for name, value in row.items()
           if name.startswith(f"{prefix}/")
         }
-    return found
+    return scalars
 
   def write_texts(
     self,
@@ -79,7 +79,7 @@ class Logger:
     Args:
       step: steps done.
       predictions: of each task, as `Evaluation.with_predictions` gives them.
-      prefix: what comes before the names.
+      prefix: put before the names.
     """
     for task, examples in predictions.items():
       texts = {
@@ -126,28 +126,28 @@ class Logger:
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
-    """Says where there is no room; tensorflow has errors of its own."""
+    """Names the folder in an error of writing, also in tensorflow's."""
     import tensorflow as tf
 
     try:
       yield
     except (OSError, tf.errors.OpError) as error:
       raise OSError(
-        f"{self._folder} could not be written; what was saved before is kept: "
-        "make room, and start again to resume from it. The system says: "
-        f"{str(error).splitlines()[0]}"
+        f"cannot write to {self._folder} ({str(error).splitlines()[0]}). "
+        "Earlier results are kept: free some space and run the same command to "
+        "resume"
       ) from error
 
 
 class Silent:
-  """What the other processes of a run have where the first has a `Logger`."""
+  """The logger of all processes but the first: it does nothing."""
 
   def __getattr__(self, name: str) -> Callable[..., None]:
     return lambda *args, **kwargs: None
 
 
 def _drop_later(path: Path, step: int) -> None:
-  """Removes the lines of later steps, and one that was cut off."""
+  """Removes the lines of later steps, and an incomplete last line."""
   if not path.exists():
     return
   kept = [line for line, row in _rows(path) if row["step"] <= step]
@@ -156,7 +156,7 @@ def _drop_later(path: Path, step: int) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """The lines of `METRICS_FILE` and what they hold, but not a cut off one.
+  """The complete lines of `METRICS_FILE`, and their objects.
 
   Raises:
     ValueError: one of them is damaged.
@@ -170,6 +170,6 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     except (KeyError, RecursionError, TypeError, ValueError) as error:
       raise ValueError(
         f"{path}, line {number}: {line[:60]!r} is not a JSON object with a "
-        "step; remove that line to go on"
+        "step; remove that line to resume"
       ) from error
     yield line, row

@@ -31,7 +31,7 @@ from coda_jax.training.logger import Logger, Silent
 from coda_jax.training.profiling import Profile, Rate
 from coda_jax.training.summary import model_table, summarize
 
-# Of each task, in TensorBoard after an evaluation.
+# Examples of each task in TensorBoard after an evaluation.
 _SHOWN_EXAMPLES = 4
 
 
@@ -88,7 +88,7 @@ def train(
     optimizer: of `optimizers`, or like them.
     trained_patterns: regular expressions over parameter paths; what none of
       them matches is frozen.
-    initial_checkpoint_path: as for `coda_jax.load_pretrained`; None starts
+    initial_checkpoint_path: see `coda_jax.load_pretrained`; None starts
       from scratch.
     seed: of initialisation, data order and dropout.
     pack: put several short examples into one row; not for models that route.
@@ -97,7 +97,8 @@ def train(
     log_period: steps between reports; 0 for none.
     eval_period: steps between evaluations; 0 for one, at the end.
     eval_split: split to evaluate on; not evaluated if the task lacks it.
-    eval_examples: the first so many of that split; None for all.
+    eval_examples: how many examples to evaluate, from the start of the split;
+      None for all.
     eval_batch_size: examples a batch of evaluation; None for `batch_size`.
     predict: also generate in evaluation, for the task's own metrics.
     generate: arguments of `coda_jax.generate`.
@@ -337,7 +338,7 @@ def train(
             done, summary["loss"], speed, summary["tokens_per_second"]
           )
         elif r not in compiled:
-          jax.block_until_ready(metrics)  # Compiling is no part of the rate.
+          jax.block_until_ready(metrics)  # Compiling does not count.
           rate.reset(done)
         compiled.add(r)
         if saves:

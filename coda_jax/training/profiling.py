@@ -15,18 +15,18 @@ class Rate:
     self.reset(step)
 
   def reset(self, step: int) -> None:
-    """Starts the clock after `step`, and after what should not count."""
+    """Restarts the clock after `step`: earlier work does not count."""
     self._step, self._start, self._waited = step, time.perf_counter(), 0.0
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Around what should not take time, such as the next batch."""
+    """Counts the body as waiting, such as for the next batch."""
     start = time.perf_counter()
     yield
     self._waited += time.perf_counter() - start
 
   def measure(self, step: int) -> tuple[float, float]:
-    """(steps a second, share spent waiting); starts the clock anew."""
+    """(steps a second, share spent waiting); restarts the clock."""
     seconds = max(time.perf_counter() - self._start, 1e-9)
     rate, share = max(step - self._step, 1) / seconds, self._waited / seconds
     self.reset(step)
@@ -36,8 +36,7 @@ class Rate:
 class Profile:
   """Writes a profile of some steps for TensorBoard.
 
-  Of those that a run has: one that resumes in their midst, or ends there,
-  writes what it saw.
+  A run that resumes or ends among these steps profiles only its own.
   """
 
   def __init__(self, model_dir: str | Path, steps: tuple[int, int] | None):

@@ -1,4 +1,4 @@
-"""What a run starts from, on its devices, and what it leaves behind."""
+"""The start of a run, on its devices, and its final files."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ def check_model_dir(model_dir: str) -> None:
   """Refuses a bucket: logs, locks and the best model need a file system.
 
   Raises:
-    ValueError: it names one.
+    ValueError: the path is in a bucket.
   """
   if "://" in model_dir:
     raise ValueError(
@@ -72,7 +72,7 @@ def inherit(
 def describe_run(
   config: T5Config, frozen: Any, **settings: Any
 ) -> dict[str, Any]:
-  """What may not change when a run is resumed, by the names of its arguments.
+  """The settings that must not change when a run resumes, by argument name.
 
   Args:
     config: of the model. How it computes may change: `t5.config.COMPUTE`.
@@ -130,8 +130,8 @@ def start(
     model: a `Transformer`.
     transform: the optimizer.
     mesh: of `partitioning.mesh_of`.
-    trained_patterns: as for `params.split`.
-    initial_checkpoint_path: as for `load_pretrained`; None starts from scratch.
+    trained_patterns: see `params.split`.
+    initial_checkpoint_path: see `load_pretrained`; None starts from scratch.
     seed: of what is initialised, and of the run's key.
     frozen_dtype: of the leaves that are not trained.
 
@@ -169,7 +169,7 @@ def start(
     places = partitioning.state_shardings(
       jax.eval_shape(create, trained), shardings
     )
-    # The trained leaves are there already, and are not copied.
+    # The trained leaves exist already, and are not copied.
     rest = jax.jit(
       lambda trained: create(trained).replace(trained=()),
       out_shardings=places.replace(trained=()),
@@ -189,7 +189,7 @@ def placed(
 
 
 class Saver:
-  """Writes what was trained: only what a task owns, or else a whole model.
+  """Writes the trained parameters: an adapter, or else a whole model.
 
   The frozen parameters stay the same during a run, so the fingerprint that an
   adapter has of them is taken once, at the first save.

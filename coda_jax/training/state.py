@@ -1,4 +1,4 @@
-"""What training carries from step to step, and where it starts and resumes."""
+"""The state of training, and its checkpoints."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ from coda_jax.training import hosts
 
 @flax.struct.dataclass
 class TrainState:
-  """What changes while training, and all that a checkpoint holds.
+  """All that changes during training, and all that a checkpoint holds.
 
   Attributes:
     step: int32 scalar, the updates done.
@@ -49,9 +49,9 @@ class TrainState:
 class Checkpoints:
   """The `TrainState`s under `MODEL_DIR/checkpoints`, through orbax.
 
-  Saving returns when the files are written, under a temporary name until they
-  are whole: a run that dies leaves only whole checkpoints. What is left of one
-  that was cut off is put out of the way, with a warning.
+  Saving returns when the files are written. They have a temporary name until
+  they are complete, so a killed run leaves only complete checkpoints.
+  Incomplete ones are moved out of the way, with a warning.
   """
 
   def __init__(
@@ -61,13 +61,12 @@ class Checkpoints:
     keep: int = 1,
     run: Mapping[str, Any] | None = None,
   ):
-    """Looks at what is there.
+    """Opens the folder.
 
     Args:
       model_dir: of the run.
       keep: how many checkpoints to keep, the newest.
-      run: what must not change from the first step to the last, by name;
-        values that JSON can hold.
+      run: {name: setting} that must not change during the run; JSON-ready.
     """
     import orbax.checkpoint as ocp
 
@@ -105,13 +104,13 @@ class Checkpoints:
       )
     except (ValueError, OSError) as error:  # tensorstore's are ValueErrors.
       raise OSError(
-        f"{self._folder / str(step)} could not be written; what was saved "
-        "before is kept: make room, and start again to resume from it. The "
-        f"system says: {error}"
+        f"cannot write to {self._folder / str(step)} ({error}). Earlier "
+        "checkpoints are kept: free some space and run the same command to "
+        "resume"
       ) from error
 
   def restore(self, state: TrainState) -> TrainState:
-    """The newest state saved, or `state` itself if there is none.
+    """The newest saved state, or `state` itself if none is saved.
 
     Raises:
       ValueError: the newest state is of another run, of other parameters or
@@ -129,7 +128,7 @@ class Checkpoints:
     if saved != wanted:
       names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]
       raise ValueError(
-        f"{folder} is of a run with another model, method or optimizer: "
+        f"{folder} belongs to a run with another model, method or optimizer: "
         f"{len(names)} leaves differ, such as {names[0]}, "
         f"{saved.get(names[0])} there and {wanted.get(names[0])} here; choose "
         "another MODEL_DIR, or remove that folder to start over"
@@ -142,18 +141,18 @@ class Checkpoints:
       restored = self._manager.restore(
         step, args=self._ocp.args.StandardRestore(abstract)
       )
-      found, expected = checksums.of_leaves(restored), about.get("checksums")
-      if expected and found != expected:
-        name = next(n for n in found if found[n] != expected.get(n))
-        raise ValueError(f"{name} is not what was saved")
+      sums, expected = checksums.of_leaves(restored), about.get("checksums")
+      if expected and sums != expected:
+        name = next(n for n in sums if sums[n] != expected.get(n))
+        raise ValueError(f"the checksum of {name} differs")
     return restored
 
   def _check_run(self, folder: Path, before: Mapping[str, Any]) -> None:
     for name in before.keys() & self._run.keys():
       if before[name] != self._run[name]:
         raise ValueError(
-          f"{folder} is of a run with {name} = {before[name]!r}, and now it is "
-          f"{self._run[name]!r}; give what the run was begun with, or choose "
+          f"{folder} belongs to a run with {name} = {before[name]!r}, but it "
+          f"is {self._run[name]!r} now; use the original value, or choose "
           "another MODEL_DIR"
         )
 
@@ -174,19 +173,19 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _damage_named(folder: Path) -> Iterator[None]:
   try:
     yield
-  # What orbax raises for files that are not whole is of many kinds.
+  # orbax raises many kinds of errors for incomplete files.
   except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
     raise ValueError(
-      f"{folder} is damaged; remove it to go on from the checkpoint before it, "
-      f"or from the start if there is none: {error}"
+      f"{folder} is damaged: {error}. Remove it to resume from the checkpoint "
+      "before it, or to start over"
     ) from error
 
 
 def _skip_cut_off(folder: Path) -> list[str]:
-  """Puts checkpoints that are not whole out of the way, and says so of each.
+  """Moves incomplete checkpoints out of the way; returns a message for each.
 
-  What orbax had not named yet is removed. A folder with a name is renamed: it
-  may be somebody's, and so may any other, which is let alone.
+  Folders with orbax's temporary names are removed. An incomplete folder N is
+  renamed, because it may be the user's. Other folders are not touched.
   """
   if not folder.is_dir():
     return []
@@ -196,13 +195,12 @@ def _skip_cut_off(folder: Path) -> list[str]:
       continue
     if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name):
       shutil.rmtree(path)
-      messages.append(f"{path} was cut off while it was written: removed")
+      messages.append(f"{path} is incomplete: removed")
     elif path.name.isdigit() and not (path / "default" / "_METADATA").exists():
       aside = path.with_name(f"{path.name}.cut_off")
       shutil.rmtree(aside, ignore_errors=True)
       path.rename(aside)
       messages.append(
-        f"{path} was cut off while it was written, and is skipped: renamed to "
-        f"{aside.name}"
+        f"{path} is incomplete: skipped, and renamed to {aside.name}"
       )
   return messages

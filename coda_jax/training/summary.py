@@ -16,7 +16,7 @@ _NORMS = ("grad_norm", "update_norm")
 def model_table(
   config: T5Config, lengths: Mapping[str, int], trained: Any, frozen: Any
 ) -> str:
-  """What is trained, what is frozen, and what a forward pass costs.
+  """A table of trained and frozen parameters, and the forward pass's FLOPs.
 
   Args:
     config: the model's shape.
@@ -59,10 +59,10 @@ def summarize(
     watched = {name: metrics[name] for name in ("loss", *_NORMS)}
     if not all(np.isfinite(value) for value in watched.values()):
       raise FloatingPointError(
-        f"step {step}: training has diverged: {format_scalars(watched)}. What "
-        "was saved before is kept. Lower the learning rate, lengthen the "
-        "warm-up, or set clip_norm of the optimizer; then start again to "
-        "resume from the last checkpoint"
+        f"step {step}: training has diverged: {format_scalars(watched)}. "
+        "Checkpoints are kept. Lower the learning rate, lengthen the warm-up, "
+        "or set clip_norm of the optimizer, and run the same command to resume "
+        "from the last checkpoint"
       )
   weights = np.array([float(m["target_tokens"]) for m in history])
   weights = np.maximum(weights, 1e-9)

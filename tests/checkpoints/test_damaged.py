@@ -278,7 +278,7 @@ CASES = {
   "both layouts": (
     "orbax",
     beside("msgpack", "checkpoint"),
-    "holds several checkpoints",
+    "contains more than one checkpoint",
   ),
   "adapter and model": (
     "adapter",

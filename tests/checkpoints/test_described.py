@@ -131,11 +131,11 @@ DEAD, DAYS = 999_999_999, 25 * 60 * 60
 @pytest.mark.parametrize(
   ("name", "age", "stays"),
   [
-    (f".a.{os.getppid()}-{HOST}.tmp", DAYS, True),  # A live process writes it.
+    (f".a.PARENT-{HOST}.tmp", DAYS, True),  # A live process writes it.
     (f".a.1-{HOST}.tmp", 0, True),  # Another user's, as a rule.
     (f".a.{DEAD}-{HOST}.tmp", 0, False),
     (f".a.{10**30}-{HOST}.tmp", 0, False),  # No process has such a number.
-    (f".a.{os.getpid()}-{HOST}.tmp", 0, False),  # Had our number before us.
+    (f".a.SELF-{HOST}.tmp", 0, False),  # Had our number before us.
     (f".a.{DEAD}-other.host.tmp", 0, True),  # Not for us to know.
     (f".a.{DEAD}-other.host.tmp", DAYS, False),
     (f".a.{DEAD}.tmp", 0, True),  # Of a version that did not name the host.
@@ -148,6 +148,9 @@ DEAD, DAYS = 999_999_999, 25 * 60 * 60
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_a_killed_writer_left_is_removed(tmp_path, kind, name, age, stays):
   """And what another one still writes stays, on a shared file system too."""
+  # Not in the parameters: each worker of pytest-xdist must find the same tests.
+  name = name.replace("PARENT", str(os.getppid()))
+  name = name.replace("SELF", str(os.getpid()))
   half = tmp_path / name
   half.mkdir() if kind == "folder" else half.write_text("half")
   os.utime(half, times=(time.time() - age,) * 2)

@@ -184,7 +184,7 @@ def test_bad_folders(tmp_path):
     load_pretrained(tmp_path)
   whole = (tmp_path / "checkpoint_7/checkpoint").read_bytes()
   (tmp_path / "checkpoint_7/checkpoint").write_bytes(whole[:-50])
-  with pytest.raises(ValueError, match="checkpoint is cut off"):
+  with pytest.raises(ValueError, match="checkpoint is incomplete"):
     load_pretrained(tmp_path / "checkpoint_7")
   (tmp_path / "checkpoint_7/checkpoint").write_bytes(whole)
   (tmp_path / "checkpoint_7/config.json").write_text(

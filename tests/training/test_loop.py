@@ -159,8 +159,8 @@ def test_only_an_evaluation_stops_a_run_early(task, tmp_path, scores):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"seed": 9}, "seed = 0, and now it is 9"),
-    ({"batch_size": 2}, "batch_size = 4, and now it is 2"),
+    ({"seed": 9}, "seed = 0, but it is 9"),
+    ({"batch_size": 2}, "batch_size = 4, but it is 2"),
     ({"coda": CodaConfig(reduction=3, bottleneck_dim=4)}, "T5Config.coda = "),
     ({"initial_checkpoint_path": "other"}, "checksum of the frozen parameters"),
   ],

@@ -73,12 +73,12 @@ def test_a_full_disk_loses_nothing(tmp_path):
   _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
   try:
-    with pytest.raises(OSError, match=r"checkpoints/2 could not be written"):
+    with pytest.raises(OSError, match=r"cannot write to .*checkpoints/2"):
       checkpoints.save(states[1])
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     checkpoints.close()
-  with pytest.warns(UserWarning, match="cut off"):
+  with pytest.warns(UserWarning, match="incomplete"):
     again = Checkpoints(tmp_path)
   restored = again.restore(states[1])
   jax.tree.map(np.testing.assert_array_equal, restored, states[0])
@@ -93,7 +93,7 @@ def test_a_checkpoint_that_was_cut_off_is_skipped(tmp_path, renamed):
     (folder / "2" / "default" / "_METADATA").unlink()
   else:
     (folder / "2").rename(folder / "2.orbax-checkpoint-tmp")
-  with pytest.warns(UserWarning, match=r"checkpoints/2.* was cut off"):
+  with pytest.warns(UserWarning, match=r"checkpoints/2.* is incomplete"):
     checkpoints = Checkpoints(tmp_path, keep=3)
   restored = checkpoints.restore(make(optax.adam(0.1)))
   assert restored.step == 1 and (restored.trained["a"]["b"] == 1).all()
@@ -108,7 +108,9 @@ def test_other_folders_are_let_alone(tmp_path):
   for name in ("t5_base", "4_backup", "7"):
     (folder / name).mkdir()
     (folder / name / "model.safetensors").write_text(name)
-  with pytest.warns(UserWarning, match=r"/7 was cut off.*renamed to 7.cut_off"):
+  with pytest.warns(
+    UserWarning, match=r"/7 is incomplete.*renamed to 7.cut_off"
+  ):
     checkpoints = Checkpoints(tmp_path)
   assert checkpoints.restore(make(optax.adam(0.1))).step == 1
   checkpoints.close()
@@ -144,7 +146,7 @@ def test_a_bit_that_flips_is_noticed(tmp_path, monkeypatch):
   monkeypatch.setattr(ocp.CheckpointManager, "restore", flip)
   checkpoints = Checkpoints(tmp_path)
   with pytest.raises(
-    ValueError, match="checkpoints/1 is damaged.*trained/a/b is not what was"
+    ValueError, match="checkpoints/1 is damaged.*the checksum of trained/a/b"
   ):
     checkpoints.restore(make(optax.adam(0.1)))
   checkpoints.close()
@@ -173,5 +175,5 @@ def test_what_a_run_was_begun_with(tmp_path):
   checkpoints.save(make(optax.adam(0.1)))
   checkpoints.close()
   assert restore(seed=1, trained=("a", "b"), new="of a later version").step == 0
-  with pytest.raises(ValueError, match=r"with seed = 1, and now it is 2; give"):
+  with pytest.raises(ValueError, match=r"with seed = 1, but it is 2 now; use"):
     restore(seed=2, trained=("a", "b"))
