@@ -148,10 +148,6 @@ def write(
   for path, leaf in leaves.items():
     name, transposed = hf_names.to_name(path)
     renamed[name] = leaf.transposed() if transposed else leaf
-  if config.relpos_bias_per_layer and not config.logits_via_embedding:
-    # transformers 5 scales a UMT5's outputs whatever its config.json says.
-    name = "lm_head.weight"
-    renamed[name] = renamed[name].times(config.emb_dim**0.5)
   fields = hf_config.write(config, _dtype_name(renamed))
   parts = tensors.shards(renamed, shard_bytes)
   metadata = {"format": "pt"}  # What transformers asks for.

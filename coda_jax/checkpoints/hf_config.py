@@ -106,9 +106,10 @@ def write(config: T5Config, dtype: str) -> dict[str, Any]:
     "layer_norm_epsilon": 1e-6,
     "feed_forward_proj": projections[config.mlp_activations],
     "is_encoder_decoder": True,
-    # transformers 5 reads the second for T5, and takes both as true for UMT5.
-    "tie_word_embeddings": config.logits_via_embedding or umt5,
-    "scale_decoder_outputs": config.logits_via_embedding or umt5,
+    # The second is how transformers 5 says the first, of T5. It takes both as
+    # true of a UMT5, but to write so makes transformers 4 drop lm_head.weight.
+    "tie_word_embeddings": config.logits_via_embedding,
+    "scale_decoder_outputs": config.logits_via_embedding,
     "decoder_start_token_id": 0,
     "pad_token_id": 0,
     "eos_token_id": 1,

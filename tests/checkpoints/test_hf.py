@@ -38,8 +38,10 @@ def test_what_was_written_comes_back(tmp_path, name, shard_bytes):
   leaves = params_lib.flatten(params)
   assert leaves.keys() == expected.keys()
   for path, leaf in expected.items():
-    # A UMT5's logits are scaled on the way out and in.
-    np.testing.assert_allclose(leaves[path], leaf, rtol=2e-7, err_msg=path)
+    np.testing.assert_array_equal(leaves[path], leaf, err_msg=path)
+  # Or transformers 4 would take the embedding for the logits.
+  fields = json.loads((tmp_path / "config.json").read_text())
+  assert fields["tie_word_embeddings"] == model.config.logits_via_embedding
 
 
 def test_names_by_hand():
