@@ -13,7 +13,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,13 @@ _GIN_ERRORS = (
 )
 
 
-# What training takes, and has taken before it comes here.
-_OF_SEVERAL = (
-  "--distributed",
-  "--coordinator_address",
-  "--num_processes",
-  "--process_id",
-)
+# Training takes these before its arguments come here; nothing else has them.
+PROCESS_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+  "--distributed": {"action": "store_true"},
+  "--coordinator_address": {},
+  "--num_processes": {"type": int},
+  "--process_id": {"type": int},
+}
 
 
 def run(
@@ -119,7 +119,7 @@ def configure(
   bindings = []
   for argument in rest:
     match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
-    if argument.partition("=")[0] in _OF_SEVERAL:
+    if argument.partition("=")[0] in PROCESS_OPTIONS:
       parser.error(
         f"{argument!r}: only python -m coda_jax.train runs in several "
         "processes; MESH shares the devices of this one"

@@ -7,7 +7,6 @@ python -m coda_jax.eval --gin_file=tasks/bbc_topic.gin \
   --gin.EVAL_OUTPUT_DIR=runs/topic_eval
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 
@@ -20,12 +19,17 @@ _PROGRAM = "python -m coda_jax.eval"
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `evaluate.evaluate` with the bindings of the command line."""
-  options, argv = command.take(sys.argv[1:] if argv is None else argv)
-  if options:
-    compile_it = functools.partial(command.compile_evaluation, options)
-    return cli.run(
-      evaluate.evaluate, _PROGRAM, __doc__, argv, instead=compile_it
-    )
+  return command.run(
+    evaluate.evaluate,
+    command.compile_evaluation,
+    _PROGRAM,
+    __doc__,
+    argv,
+    _evaluate,
+  )
+
+
+def _evaluate(argv: Sequence[str]) -> int:
   code = cli.run(evaluate.evaluate, _PROGRAM, __doc__, argv)
   if code != 2:  # Bad input leaves no trace.
     cli.write_config("EVAL_OUTPUT_DIR")

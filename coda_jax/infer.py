@@ -11,11 +11,9 @@ The same command resumes a killed one. INFER_OUTPUT_DIR=- writes
 to standard output, and INPUT_PATH=- reads standard input.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 
-from coda_jax import cli
 from coda_jax.compiling import command
 from coda_jax.inference import predict
 
@@ -24,11 +22,9 @@ _PROGRAM = "python -m coda_jax.infer"
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `predict.infer` with the bindings of the command line."""
-  options, argv = command.take(sys.argv[1:] if argv is None else argv)
-  if options:
-    compile_it = functools.partial(command.compile_inference, options)
-    return cli.run(predict.infer, _PROGRAM, __doc__, argv, instead=compile_it)
-  return cli.run(predict.infer, _PROGRAM, __doc__, argv)
+  return command.run(
+    predict.infer, command.compile_inference, _PROGRAM, __doc__, argv
+  )
 
 
 if __name__ == "__main__":

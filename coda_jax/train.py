@@ -15,7 +15,6 @@ tells jax of the others (TPU pods, Slurm), and elsewhere with
 
 import argparse
 import contextlib
-import functools
 import sys
 from collections.abc import Sequence
 
@@ -28,16 +27,16 @@ _PROGRAM = "python -m coda_jax.train"
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs `loop.train` with the bindings of the command line."""
-  options, argv = command.take(sys.argv[1:] if argv is None else argv)
-  if options:
-    compile_it = functools.partial(command.compile_training, options)
-    return cli.run(loop.train, _PROGRAM, __doc__, argv, instead=compile_it)
+  return command.run(
+    loop.train, command.compile_training, _PROGRAM, __doc__, argv, _train
+  )
+
+
+def _train(argv: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   parser.add_argument("--dry_run", action="store_true")
-  parser.add_argument("--distributed", action="store_true")
-  parser.add_argument("--coordinator_address")
-  parser.add_argument("--num_processes", type=int)
-  parser.add_argument("--process_id", type=int)
+  for option, how in cli.PROCESS_OPTIONS.items():
+    parser.add_argument(option, **how)
   args, rest = parser.parse_known_args(argv)
   if args.dry_run:
     rest.append("--gin.loop.train.dry_run=True")

@@ -5,7 +5,8 @@
 #   scripts/launch_tpu_pod.sh ACTION --name POD --zone ZONE [options] [-- COMMAND]
 #
 # start -- COMMAND   in a tmux session on each host, with a log; a command that
-#                    fails is started again, and so goes on where it had saved
+#                    fails is started again, and so goes on where it had saved;
+#                    exit status 2, bad input, ends it: that would fail again
 # exec -- COMMAND    in the foreground, for installing
 # status             running or stopped, and the log's last line
 # logs               the log's last 50 lines
@@ -73,6 +74,11 @@ case $action in
     loop="for try in \$(seq 0 $restarts); do
   echo \"launch_tpu_pod.sh: try \$try, \$(date)\"
   $command&& break
+  status=\$?
+  if ((status == 2)); then
+    echo 'launch_tpu_pod.sh: exit status 2, bad input: correct it, start again'
+    break
+  fi
   sleep $delay
 done >>$log 2>&1"
     printf -v loop '%q' "$loop"

@@ -101,6 +101,14 @@ def test_a_command_that_fails_is_started_again(host):
   assert state == ["stopped", log.splitlines()[-1]]
 
 
+def test_bad_input_is_not_started_again(host):
+  command = "echo x >>tries; exit 2"
+  options = ("--restarts", "5", "--delay", "0")
+  assert launch("start", *POD, *options, "--", "bash", "-c", command)
+  assert (host / "coda_jax/tries").read_text() == "x\n"
+  assert "bad input" in (host / "coda_jax/coda.log").read_text()
+
+
 def test_a_session_that_runs_is_left_alone_and_can_be_stopped(host):
   (host / "running").touch()
   done = launch("start", *POD, "--", "touch", "started")

@@ -4,12 +4,14 @@ import argparse
 import dataclasses
 import functools
 import pathlib
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from coda_jax import cli
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import files, folders
 from coda_jax.compiling import estimate, plan, programs, variants
@@ -18,13 +20,7 @@ from coda_jax.t5.network import Transformer
 from coda_jax.training import arguments, optimizers, setup
 
 # Of the entry points, options for what runs.
-_RUNNING = (
-  "--dry_run",
-  "--distributed",
-  "--coordinator_address",
-  "--num_processes",
-  "--process_id",
-)
+_RUNNING = ("--dry_run", *cli.PROCESS_OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +38,37 @@ class Options:
   methods: tuple[str, ...] = ()
   reductions: tuple[float, ...] = ()
   json_path: str | None = None
+
+
+def run(
+  function: Callable[..., Any],
+  compile_it: Callable[..., int],
+  program: str,
+  description: str | None,
+  argv: Sequence[str] | None,
+  otherwise: Callable[[Sequence[str]], int] | None = None,
+) -> int:
+  """Runs an entry point: what it is for or, with --compile_for, compiling it.
+
+  Args:
+    function: what the entry point runs, as of `cli.run`.
+    compile_it: takes `Options`, and those arguments of `function` it needs.
+    program: how the entry point is called.
+    description: for its usage message.
+    argv: the arguments; None takes the process's.
+    otherwise: runs the arguments without --compile_for; by default, `cli.run`
+      of `function` does.
+
+  Returns:
+    The exit code.
+  """
+  options, rest = take(sys.argv[1:] if argv is None else argv)
+  if options:
+    instead = functools.partial(compile_it, options)
+    return cli.run(function, program, description, rest, instead=instead)
+  if otherwise:
+    return otherwise(rest)
+  return cli.run(function, program, description, rest)
 
 
 def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
@@ -227,7 +254,7 @@ def _run(
     rows.append(row)
     took = format_seconds(row["compile_seconds"])
     print(
-      f"{row['program']} of {row['method']}, r = {row['reduction']:g}, "
+      f"{row['program']} of {row['method']}, r = {row['reductions']}, "
       f"{row['slice']}: compiled in {took}",
       flush=True,
     )

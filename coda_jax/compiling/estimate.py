@@ -28,7 +28,7 @@ NOTE = (
 _COLUMNS: Sequence[report.Column] = (
   ("program", "program", "{}"),
   ("method", "method", "{}"),
-  ("r", "reduction", "{:g}"),
+  ("r", "reductions", "{}"),
   ("slice", "slice", "{}"),
   ("mesh", "mesh", "{}"),
   ("fits", "verdict", "{}"),
@@ -46,7 +46,9 @@ _COLUMNS: Sequence[report.Column] = (
 )
 
 _COLLECTIVE_COLUMNS: Sequence[report.Column] = (
-  *(c for c in _COLUMNS if c[1] in ("program", "method", "reduction", "slice")),
+  *(
+    c for c in _COLUMNS if c[1] in ("program", "method", "reductions", "slice")
+  ),
   ("collective", "kind", "{}"),
   ("count", "count", "{:,}"),
   ("GB", "gb", "{:.3g}"),

@@ -1,7 +1,6 @@
 """Compiles variants of a model for slices, until each has one that fits."""
 
 import gc
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -36,7 +35,7 @@ def compile_for(
 
   Yields:
     One row of `estimate.measure` for each program, with {"program", "method",
-    "reduction", "slice", "chips", "mesh"}.
+    "reduction", "reductions" (of the layers), "slice", "chips", "mesh"}.
 
   Raises:
     ModuleNotFoundError, ValueError: a slice, mesh, model or batch that does not
@@ -54,6 +53,7 @@ def compile_for(
           "program": name,
           "method": variant.method,
           "reduction": variant.reduction,
+          "reductions": variant.reductions,
           "slice": where.name,
           "chips": len(where.devices),
           "mesh": " x ".join(
@@ -132,7 +132,7 @@ def all_fit(rows: Sequence[estimate.Row]) -> bool:
 def _by_variant(rows: Sequence[estimate.Row]) -> dict[str, list[estimate.Row]]:
   found: dict[str, list[estimate.Row]] = {}
   for row in rows:
-    r = row["reduction"]
-    label = row["method"] + ("" if math.isclose(r, 1) else f", r = {r:g}")
+    r = row["reductions"]
+    label = row["method"] + ("" if r == "1" else f", r = {r}")
     found.setdefault(label, []).append(row)
   return found

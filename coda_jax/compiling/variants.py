@@ -26,6 +26,20 @@ class Variant(NamedTuple):
   model: Transformer
   trained_patterns: Sequence[str]
 
+  @property
+  def reductions(self) -> str:
+    """The layers' r: "3"; where they differ, "1 in 1 layer, 3 in 11 layers"."""
+    config = self.model.config
+    counts: dict[float, int] = {}
+    for i in range(config.num_encoder_layers):
+      r = config.layer_reduction(i)
+      counts[r] = counts.get(r, 0) + 1
+    if len(counts) == 1:
+      return f"{next(iter(counts)):g}"
+    return ", ".join(
+      f"{r:g} in {n} layer{'s' * (n > 1)}" for r, n in sorted(counts.items())
+    )
+
 
 def as_given(
   model: Transformer,
@@ -76,10 +90,16 @@ def by_methods(
       )
     routes = method in ("coda", "coda_lora")
     for r in (reductions or (own.reduction,)) if routes else (1.0,):
-      coda = dataclasses.replace(
+      # Only a given r is for all layers that route; else each has its own.
+      routing = dataclasses.replace(
         own,
         reduction=r,
         layer_reductions=own.layer_reductions if routes else (),
+      )
+      if routes and reductions and model.config.is_routed:
+        routing = model.config.with_reduction(r).coda
+      coda = dataclasses.replace(
+        routing,
         bottleneck_dim=0 if method == "lora" else width,
         lora=lora if method.endswith("lora") else None,
       )

@@ -201,7 +201,11 @@ CASES = {
   "t5 text": ("ours", edit("config.json", t5="x"), "config.json: "),
   "t5 unknown": ("ours", edit("config.json", t5={"coda": None, "a": 1}), "'a'"),
   "t5 bare": ("ours", edit("config.json", t5={}), "lacks 'coda'"),
-  "activations": ("ours", edit_t5(mlp_activations="relu"), "('r', 'e'"),
+  "activations": (
+    "ours",
+    edit_t5(mlp_activations="relu"),
+    "mlp_activations=relu",
+  ),
   "low bit": ("ours", flip("model.safetensors"), "is damaged: its checksum"),
   "high bit": ("ours", flip("model.safetensors", 7), "safetensors: encoder/"),
   "lost norm": ("ours", drop("encoder/encoder_norm/scale"), "not in the file"),

@@ -252,6 +252,25 @@ def test_variants_of_methods():
   assert lora.model.config.lora.rank == 7
 
 
+@pytest.mark.parametrize(
+  ("reductions", "shown", "layers"),
+  [
+    ((), "1 in 1 layer, 5 in 1 layer", [1, 5]),
+    ((3.0,), "1 in 1 layer, 3 in 1 layer", [1, 3]),
+    ((1.0,), "1", [1, 1]),
+  ],
+)
+def test_layers_with_an_r_of_their_own(reductions, shown, layers):
+  """A dense layer stays dense; the others take the r that is asked for."""
+  coda = CodaConfig(2.0, layer_reductions=((0, 1.0), (1, 5.0)))
+  model = Transformer(tiny_config(coda=coda))
+  (found,) = variants.by_methods(model, ["coda"], reductions)
+  assert found.reductions == shown
+  assert [found.model.config.layer_reduction(i) for i in (0, 1)] == layers
+  (adapter,) = variants.by_methods(model, ["adapter"], reductions)
+  assert adapter.reductions == "1"
+
+
 @pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="the TPU's compiler is not here: pip install 'coda_jax[tpu]'",

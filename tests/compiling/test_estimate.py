@@ -66,7 +66,7 @@ def row(method, reduction, where, fits, **others):
   return {
     "program": "train",
     "method": method,
-    "reduction": reduction,
+    "reductions": f"{reduction:g}",
     "slice": where,
     "mesh": "data 4",
     "fits": fits,
