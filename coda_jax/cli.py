@@ -59,6 +59,7 @@ def run(
   argv: Sequence[str] | None = None,
   *,
   instead: Callable[..., int] | None = None,
+  on_failure: Callable[[str, int], None] | None = None,
 ) -> int:
   """Calls `function` with the bindings that the command line gives it.
 
@@ -69,11 +70,20 @@ def run(
     argv: the arguments; None takes the process's.
     instead: called in the place of `function`, with those of its bindings that
       it has parameters for; returns the exit code.
+    on_failure: told of an error that was reported, and of the exit code.
 
   Returns:
-    The exit code: 0, or 1 for a loss that is not finite, or 2 for bad input.
+    The exit code: 0; 2 for bad input, which would fail again; or 1 for a loss
+    that is not finite or a run that was interrupted.
   """
   explain = None
+
+  def failed(error: BaseException, code: int) -> int:
+    message = fail(error, program, explain)
+    if on_failure:
+      on_failure(message, code)
+    return code
+
   try:
     set_by = configure(argv, program, description)
     explain = functools.partial(
@@ -83,13 +93,13 @@ def run(
     if instead is not None:
       bound = _with_bindings_of(function, instead)
   except _GIN_ERRORS as error:
-    return fail(error, program, 2, explain)
+    return failed(error, 2)
   try:
     result = bound()
+  except (FloatingPointError, InterruptedError) as error:
+    return failed(error, 1)
   except (ValueError, OSError, ModuleNotFoundError) as error:
-    return fail(error, program, 2, explain)
-  except FloatingPointError as error:
-    return fail(error, program, 1, explain)
+    return failed(error, 2)
   return 0 if instead is None else result
 
 
@@ -288,15 +298,13 @@ def write_config(macro: str) -> None:
 def fail(
   error: BaseException,
   program: str,
-  code: int,
   explain: Callable[[str], str] | None = None,
-) -> int:
-  """Reports an error on stderr in one message, and returns the exit code.
+) -> str:
+  """Reports an error on stderr in one message, and returns the message.
 
   Args:
     error: to report.
     program: that failed.
-    code: to return.
     explain: makes the message of the error's text.
   """
   if os.environ.get("CODA_JAX_TRACEBACK"):
@@ -308,5 +316,6 @@ def fail(
     f"{program}: {message}\n"
     "(for the traceback, set CODA_JAX_TRACEBACK=1 in the environment)",
     file=sys.stderr,
+    flush=True,
   )
-  return code
+  return message

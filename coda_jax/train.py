@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from coda_jax import cli
 from coda_jax.compiling import command
-from coda_jax.training import hosts, loop
+from coda_jax.training import failures, hosts, loop
 
 _PROGRAM = "python -m coda_jax.train"
 
@@ -44,13 +44,18 @@ def _train(argv: Sequence[str]) -> int:
   several = args.distributed or any(x is not None for x in where)
   try:
     with hosts.joined(*where) if several else contextlib.nullcontext():
-      code = cli.run(loop.train, _PROGRAM, __doc__, rest)
+      tell = failures.tell if several else None
+      code = cli.run(loop.train, _PROGRAM, __doc__, rest, on_failure=tell)
       # Bad input leaves no trace.
       if code != 2 and not args.dry_run and hosts.is_first():
         cli.write_config("MODEL_DIR")
+      if code and several:
+        failures.end(code)
       return code
-  except ValueError as error:
-    return cli.fail(error, _PROGRAM, 2)
+  except (ValueError, ConnectionError) as error:
+    cli.fail(error, _PROGRAM)
+    # The others may only be late: worth another try, unlike bad input.
+    return 1 if isinstance(error, ConnectionError) else 2
 
 
 if __name__ == "__main__":

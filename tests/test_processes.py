@@ -43,8 +43,11 @@ def start(tmp_path):
   ]
   started = []
 
-  def run(model_dir, count):
-    """Starts `count` processes with four devices in all."""
+  def run(model_dir, count, only_last=()):
+    """Starts `count` processes with four devices in all.
+
+    `only_last`: further arguments of the last one.
+    """
     with socket.socket() as free:
       free.bind(("localhost", 0))
       address = f"localhost:{free.getsockname()[1]}"
@@ -61,6 +64,7 @@ def start(tmp_path):
             *command,
             f"--gin.MODEL_DIR={model_dir}",
             *(several if count > 1 else []),
+            *(only_last if i == count - 1 else ()),
           ],
           stdout=subprocess.PIPE,
           stderr=subprocess.PIPE,
@@ -75,6 +79,15 @@ def start(tmp_path):
   for process in started:
     process.kill()
     process.communicate()
+
+
+def test_the_cause_is_on_the_screen_of_all(start, tmp_path):
+  """One can't find its table; the other one waits for it, and hears why."""
+  missing = f"{tmp_path}/missing-{{split}}.csv"
+  for process in start(tmp_path / "run", 2, [f"--gin.TABLE={missing}"]):
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert "missing-train.csv" in err, err
 
 
 def wait_for_step(process, step):

@@ -165,7 +165,7 @@ def test_bad_command_line(arguments, message, capsys):
 
 def test_processes_that_are_not_found(capsys):
   argv = [*FILES, "--gin.MODEL_DIR=x", "--num_processes=2", "--process_id=0"]
-  assert train.main(argv) == 2
+  assert train.main(argv) == 1  # They may only be late.
   assert "could not join the other processes: " in capsys.readouterr().err
 
 

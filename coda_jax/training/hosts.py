@@ -6,9 +6,9 @@ compute. The first alone writes and prints; what only it can know, it tells.
 
 import contextlib
 import json
-import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from coda_jax import params as params_lib
+from coda_jax.training import failures
 
 # A process that is gone is missed after so many seconds.
 _PATIENCE = 30
@@ -35,7 +36,8 @@ def joined(
   """Makes this process one of several, until the body ends.
 
   If another one is lost, it says so and ends the process with code 1: what the
-  others hold can't be used any more, nor waited for.
+  others hold can't be used any more, nor waited for. If another one fails, it
+  says why and ends the process with the other one's exit code.
 
   Args:
     address: HOST:PORT of the first process; None asks the platform, as TPU pods
@@ -44,7 +46,8 @@ def joined(
     index: of this process, from 0; likewise.
 
   Raises:
-    ValueError: the processes can't be found, or do not fit together.
+    ValueError: `address` is not HOST:PORT.
+    ConnectionError: the processes can't be found, or do not fit together.
   """
   if address is not None and not re.fullmatch(r".+:\d+", address):
     raise ValueError(
@@ -62,25 +65,30 @@ def joined(
       shutdown_timeout_seconds=10 * _PATIENCE,
     )
   except (ValueError, RuntimeError) as error:
-    raise ValueError(
+    raise ConnectionError(
       f"could not join the other processes: {error}; where the platform does "
       "not tell jax of them, give each the same --coordinator_address and "
       "--num_processes, and a --process_id of its own, from 0 on"
     ) from error
   try:
-    yield
+    with failures.watched():
+      yield
   except jax.errors.JaxRuntimeError as error:
-    print(
+    known = failures.cause()
+    lost = (
       f"process {jax.process_index()} of {jax.process_count()} ends: another "
       "process was lost, or the connection to it. Start all of them again, in "
       "any number, to go on from the last checkpoint. The first line of the "
-      f"error: {str(error).splitlines()[0]}",
-      file=sys.stderr,
-      flush=True,
+      f"error: {str(error).splitlines()[0]}"
     )
-    sys.stdout.flush()
+    message, code = known or (lost, 1)
+    print(message, file=sys.stderr)
     # No way back to the others: not even ending in order.
-    os._exit(1)
+    failures.end(code)
+  except Exception as error:
+    traceback.print_exc()
+    failures.tell(f"{type(error).__name__}: {error}", 1)
+    failures.end(1)
 
 
 def is_first() -> bool:

@@ -130,6 +130,8 @@ def train(
     ValueError: arguments that do not fit, naming them and the remedy; another
       process is in `model_dir`.
     FloatingPointError: the loss is no longer finite.
+    InterruptedError: what was found before training is gone, or can't be
+      written any more.
   """
   arguments.check(locals())
   model, differing = setup.inherit(model, initial_checkpoint_path)
@@ -355,6 +357,11 @@ def train(
         f"stopped by SIGTERM, saved after step {int(current.step)}; the same "
         "command goes on from there"
       )
+    except OSError as error:
+      raise InterruptedError(
+        f"{error} (while training: what was saved is kept, and the same "
+        "command goes on from there)"
+      ) from error
     finally:
       profile.close()
       logger.close()

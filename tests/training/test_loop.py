@@ -328,6 +328,17 @@ def test_tokens_that_the_model_lacks(task, tmp_path, monkeypatch):
     train(task, tmp_path, model=model)
 
 
+def test_a_disk_that_fills_is_worth_another_try(task, tmp_path, monkeypatch):
+  """Unlike bad input: the exit status is 1, with which a pod starts again."""
+
+  def save(self, state):
+    raise OSError("no space")
+
+  monkeypatch.setattr(loop.state.Checkpoints, "save", save)
+  with pytest.raises(InterruptedError, match=r"no space .*goes on from there"):
+    train(task, tmp_path, checkpoint_period=2)
+
+
 def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
   def explode(step):
     return jax.numpy.where(step < 6, 0.01, np.nan)
