@@ -64,6 +64,7 @@ NOT_RUN = {
   "scripts/launch_tpu_pod.sh": "needs a pod: tests/test_launch_tpu_pod.py",
   "python scripts/build_": "needs Debian's packages: tests/data/test_build_*",
   "python scripts/compare_": "trains for half an hour",
+  "python scripts/pretrain_tiny.py": "needs its corpus and an accelerator",
   "python -m coda_jax.under_t5x.": "needs what t5x exports: tests/under_t5x",
   "python -m t5x.": "needs t5x: tests/t5x",
   "python -m pytest -m t5x": "needs t5x",

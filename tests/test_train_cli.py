@@ -16,7 +16,7 @@ FILES = (
 
 
 @pytest.fixture
-def corpus(tmp_path):
+def corpus(tmp_path, fresh_registry):
   text = "the quick brown fox jumps over the lazy dog and runs away again\n"
   for split in ("train", "validation"):
     (tmp_path / f"x-{split}-0.txt").write_text(text * 20)

@@ -79,9 +79,11 @@ def _check_ours(file: pathlib.Path) -> None:
   fields = files.read_json(file)
   kind = fields.get("peft_type")
   if isinstance(kind, str) and kind != "CODA":
+    backbone = fields.get("base_model_name_or_path")
+    of = f" for {backbone!r}" if backbone else ""
     raise ValueError(
-      f"{file} has peft_type {kind!r}: an adapter of PEFT for "
-      f"{fields.get('base_model_name_or_path')!r}; expected 'CODA', one of "
-      "coda_jax.save_adapter. Merge it into its model with PEFT "
-      "(merge_and_unload() and save_pretrained()), and load that folder"
+      f"{file} has peft_type {kind!r}: an adapter of PEFT{of}; "
+      "expected 'CODA', one of coda_jax.save_adapter. Merge it into "
+      "its model with PEFT (merge_and_unload() and "
+      "save_pretrained()), and load that folder"
     )

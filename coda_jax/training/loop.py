@@ -134,6 +134,13 @@ def train(
       written any more.
   """
   arguments.check(locals())
+  devices = partitioning.mesh_of(mesh)
+  partitioning.check_batch(
+    batch_size // microbatches, devices, "batch_size / microbatches"
+  )
+  partitioning.check_batch(
+    eval_batch_size or batch_size, devices, "eval_batch_size"
+  )
   model, differing = setup.inherit(model, initial_checkpoint_path)
   inputs.check_task(mixture_or_task_name, model.config.vocab_size)
   if early_stop_steps and best_metric is None:
@@ -150,13 +157,6 @@ def train(
     )
   setup.check_model_dir(model_dir)
   profile = Profile(model_dir, profile_steps)
-  devices = partitioning.mesh_of(mesh)
-  partitioning.check_batch(
-    batch_size // microbatches, devices, "batch_size / microbatches"
-  )
-  partitioning.check_batch(
-    eval_batch_size or batch_size, devices, "eval_batch_size"
-  )
   transform = optimizer(learning_rate)
   start = setup.start(
     model,

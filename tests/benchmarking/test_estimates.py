@@ -74,7 +74,7 @@ def test_a_model_that_does_not_fit(compiler, monkeypatch):
     "measure",
     lambda *_: {"fits": False, "peak_bytes": 2**35, "hbm_bytes": 2**34},
   )
-  with pytest.raises(ValueError, match=r"r = 1 needs 32.0 GiB of .* 16.00; ta"):
+  with pytest.raises(ValueError, match=r"r = 1 needs 32.0 GiB, .* 16.00; ta"):
     rows(testing.tiny_config())
 
 

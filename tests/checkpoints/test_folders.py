@@ -115,7 +115,7 @@ def foreign_config(folder):
   [
     (cut_weights, "b/adapter_model.safetensors is incomplete"),
     (cut_config, "b/adapter_config.json is not valid JSON"),
-    (foreign_config, "b/adapter_config.json says peft_type 'LORA'"),
+    (foreign_config, "b/adapter_config.json has peft_type 'LORA'"),
   ],
 )
 def test_damage_is_found_before_anything_is_loaded(

@@ -213,7 +213,7 @@ def test_bad_rows_are_skipped_only_where_asked(table, tmp_path):
 
 
 def test_a_metric_that_does_not_exist(table):
-  with pytest.raises(ValueError, match="no metric 'acuracy': expected .*rouge"):
+  with pytest.raises(ValueError, match="metric 'acuracy': expected .*rouge"):
     tasks.table_task(
       table,
       name="none",

@@ -56,7 +56,7 @@ def test_a_half_written_line_is_dropped(tmp_path, kept, rest):
   [
     (EXAMPLES[1:], r"line 1: does not match .* \(input 1, 'text 1"),
     (EXAMPLES[:1], r"line 2: .* \(no more inputs"),
-    ([EXAMPLES[0]._replace(target="t")], "line 1: .* input 0"),
+    ([EXAMPLES[0]._replace(target="t")], "line 1: .*input 0"),
   ],
 )
 def test_results_of_other_inputs_are_not_continued(tmp_path, examples, message):

@@ -33,7 +33,8 @@ ROUTED = dataclasses.replace(DENSE, num_decoder_layers=1, coda=CODA)
 
 @functools.partial(jax.jit, static_argnums=0)
 def _parameters(model, key):
-  params = model.init(key, INPUTS, INPUTS, INPUTS, enable_dropout=False)
+  tokens = INPUTS % model.config.vocab_size
+  params = model.init(key, tokens, tokens, tokens, enable_dropout=False)
   params = params["params"]
   # Zero-initialised adapters would be as good as none.
   params = jax.tree.map(
@@ -105,7 +106,7 @@ def test_greedy_takes_the_best_token_of_the_uncached_model(config, tolerance):
 
 def test_beam_search_finds_the_best_of_all_sequences():
   config = dataclasses.replace(DENSE, vocab_size=4, num_decoder_layers=1)
-  inputs = INPUTS % 4 + (INPUTS > 0) * (INPUTS % 4 == 0)
+  inputs = np.where(INPUTS > 0, INPUTS % 3 + 1, 0)
   length, vocab = 4, 4
   # No more than 3^3 sequences go on, and 2 beams each see every candidate.
   num_beams = 2 * (vocab - 1) ** (length - 1)

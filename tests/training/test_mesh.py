@@ -165,6 +165,14 @@ def test_parts_of_leaves_are_those_of_the_whole(tmp_path, change):
     ),
   ],
 )
-def test_bad_meshes_stop_a_run_before_it_reads(task, overrides, message):
+def test_bad_meshes_stop_a_run_before_it_reads(
+  task, tmp_path, overrides, message
+):
+  """What it would read is damaged, and would be the error."""
+  params = testing.random_params(Transformer(CONFIG))
+  model_folder.save_model(tmp_path, CONFIG, params)
+  file = tmp_path / "model.safetensors"
+  content = file.read_bytes()
+  file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
   with pytest.raises(ValueError, match=message):
-    train(task, "none", initial_checkpoint_path="nowhere", **overrides)
+    train(task, "none", initial_checkpoint_path=tmp_path, **overrides)
