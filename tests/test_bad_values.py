@@ -41,6 +41,7 @@ CASES = [
   for binding, message in [
     ("TRAIN_STEPS=1e1", "TRAIN_STEPS=10.0; expected a whole number, 1 or more"),
     ("TRAIN_STEPS=many", "TRAIN_STEPS='many'; expected a whole number"),
+    ("MODEL_DIR='gs://a'", "MODEL_DIR='gs://a'; expected a path of this mach"),
     ("WARMUP_STEPS=x", "WARMUP_STEPS='x'; expected a whole number, 0"),
     ("PEAK=x", "PEAK='x'; expected a number"),
     ("BATCH_SIZE=two", "BATCH_SIZE='two'; expected a whole number"),
@@ -127,6 +128,7 @@ CASES += [
 CASES += [
   (eval_lib, EVAL, binding, message)
   for binding, message in [
+    ("EVAL_OUTPUT_DIR='gs://a'", "EVAL_OUTPUT_DIR='gs://a'; expected a path"),
     ("REDUCTIONS=(1,'x')", "REDUCTIONS=(1, 'x'); expected numbers"),
     ("TIMING_REPEATS=None", "TIMING_REPEATS=None; expected a whole number, 0"),
     ("EVAL_EXAMPLES=0", "EVAL_EXAMPLES=0; expected a whole number, 1 or more,"),
@@ -144,6 +146,8 @@ CASES += [
 CASES += [
   (infer, INFER, binding, message)
   for binding, message in [
+    ("INFER_OUTPUT_DIR='gs://a'", "INFER_OUTPUT_DIR='gs://a'; expected a path"),
+    ("INPUT_PATH='gs://a'", "INPUT_PATH='gs://a'; expected a path"),
     ("TASK_FEATURE_LENGTHS=16", "TASK_FEATURE_LENGTHS=16; expected {'inputs'"),
     ("BATCH_SIZE=two", "BATCH_SIZE='two'; expected a whole number"),
     ("BATCH_SIZE=2.5", "BATCH_SIZE=2.5; expected a whole number"),

@@ -147,6 +147,11 @@ def _optional(kind: Kind) -> Kind:
 
 _COUNT, _PERIOD, _REDUCTION = _whole(1), _whole(0), _number(1)
 _PATH = Kind("a path", _is_path)
+_LOCAL = Kind(
+  "a path of this machine's file system, such as the folder where a bucket is "
+  "mounted",
+  lambda value: _is_path(value) and "://" not in os.fspath(value),
+)
 _TEXT = Kind("a text", lambda value: isinstance(value, str))
 _FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 _SHARE = Kind(
@@ -159,18 +164,18 @@ _KINDS = {
     "a model, such as @network.Transformer()",
     lambda value: isinstance(value, nn.Module),
   ),
-  "model_dir": _PATH,
+  "model_dir": _LOCAL,
   "checkpoint_path": _PATH,
   "initial_checkpoint_path": _optional(_PATH),
-  "eval_output_dir": _PATH,
-  "infer_output_dir": _PATH,
+  "eval_output_dir": _LOCAL,
+  "infer_output_dir": _LOCAL,
   "save_dtype": _one_of(DTYPES),
   "frozen_dtype": _one_of(DTYPES),
   # Data.
   "mixture_or_task_name": _optional(_TEXT),
   "split": _TEXT,
   "eval_split": _TEXT,
-  "path": _PATH,
+  "path": _LOCAL,
   "input_template": _TEXT,
   "target_template": _optional(_TEXT),
   "skip_bad_rows": _FLAG,

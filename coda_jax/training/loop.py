@@ -155,7 +155,6 @@ def train(
       f"{mixture_or_task_name!r} has no split {eval_split!r}; set eval_split "
       f"to one of {list(inputs.splits(mixture_or_task_name))}"
     )
-  setup.check_model_dir(model_dir)
   profile = Profile(model_dir, profile_steps)
   transform = optimizer(learning_rate)
   start = setup.start(

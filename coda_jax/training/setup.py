@@ -25,19 +25,6 @@ from coda_jax.t5.config import T5Config
 from coda_jax.training import hosts, inherited, inputs, state
 
 
-def check_model_dir(model_dir: str) -> None:
-  """Refuses a bucket: logs, locks and the best model need a file system.
-
-  Raises:
-    ValueError: the path is in a bucket.
-  """
-  if "://" in model_dir:
-    raise ValueError(
-      f"MODEL_DIR={model_dir} is in a bucket; training here writes to a file "
-      "system: mount the bucket and give its folder, or train under t5x"
-    )
-
-
 def inherit(
   model: nn.Module, initial_checkpoint_path: str | None
 ) -> tuple[nn.Module, list[str]]:

@@ -370,7 +370,7 @@ def test_nan_stops_and_keeps_what_was_saved(task, tmp_path):
     ),
     (
       {"model_dir": "gs://bucket/run"},
-      "MODEL_DIR=gs://bucket/run is in a buck",
+      r"MODEL_DIR='gs://bucket/run'; expected .*bucket is mounted",
     ),
     ({"profile_steps": (5, 2)}, r"profile_steps=\(5, 2\); expected"),
     ({"reductions": (2,)}, "does not route tokens; use methods/coda.gin"),
