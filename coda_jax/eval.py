@@ -7,12 +7,12 @@ python -m coda_jax.eval --gin_file=tasks/bbc_topic.gin \
   --gin.EVAL_OUTPUT_DIR=runs/topic_eval
 """
 
-import sys
 from collections.abc import Sequence
 
 from coda_jax import cli
 from coda_jax.compiling import command
 from coda_jax.inference import evaluate
+from coda_jax.training import tf_iterator
 
 _PROGRAM = "python -m coda_jax.eval"
 
@@ -37,4 +37,4 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  tf_iterator.exit(main())

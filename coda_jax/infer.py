@@ -11,11 +11,11 @@ The same command resumes a killed one. INFER_OUTPUT_DIR=- writes
 to standard output, and INPUT_PATH=- reads standard input.
 """
 
-import sys
 from collections.abc import Sequence
 
 from coda_jax.compiling import command
 from coda_jax.inference import predict
+from coda_jax.training import tf_iterator
 
 _PROGRAM = "python -m coda_jax.infer"
 
@@ -28,4 +28,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  tf_iterator.exit(main())

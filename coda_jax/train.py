@@ -15,12 +15,11 @@ tells jax of the others (TPU pods, Slurm), and elsewhere with
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Sequence
 
 from coda_jax import cli
 from coda_jax.compiling import command
-from coda_jax.training import failures, hosts, loop
+from coda_jax.training import failures, hosts, loop, tf_iterator
 
 _PROGRAM = "python -m coda_jax.train"
 
@@ -59,4 +58,4 @@ def _train(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  tf_iterator.exit(main())

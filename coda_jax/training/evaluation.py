@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 
 from coda_jax import partitioning
-from coda_jax.training import hosts, inputs, steps
+from coda_jax.training import hosts, inputs, steps, tf_iterator
 
 
 class Evaluation:
@@ -180,7 +180,7 @@ class Evaluation:
     import seqio
 
     features = seqio.get_mixture_or_task(task).output_features
-    examples = self._evaluator.cached_task_datasets[task].as_numpy_iterator()
+    examples = tf_iterator.read(self._evaluator.cached_task_datasets[task])
     for example, tokens in zip(examples, predicted, strict=True):
       yield {
         "input": inputs.text_of(example, "inputs", features),
@@ -194,8 +194,8 @@ class Evaluation:
 
     def predict(dataset):
       results = []
-      batches = dataset.batch(self._batch_size).as_numpy_iterator()
-      for indices, features in batches:
+      batches = dataset.batch(self._batch_size)
+      for indices, features in tf_iterator.read(batches):
         batch = self._place(inputs.pad_batch(features, self._batch_size))
         decoded = decoding.generate(
           self._model,

@@ -1,12 +1,13 @@
 """Batches from a seqio task or mixture, as NumPy dictionaries."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from coda_jax import token_ids
+from coda_jax.training import tf_iterator
 
 Batch = dict[str, np.ndarray]
 
@@ -94,7 +95,7 @@ def train_batches(
   pack: bool = False,
   rows: np.ndarray | None = None,
   vocab_size: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
   """Endless shuffled batches, the same for the same seed.
 
   Args:
@@ -118,7 +119,7 @@ def train_batches(
   )
   dataset = dataset.batch(batch_size, drop_remainder=True).skip(skip)
   with readable(name, "train"):
-    for batch in dataset.prefetch(8).as_numpy_iterator():
+    for batch in tf_iterator.read(dataset.prefetch(8)):
       # All rows, so that all processes find the same.
       _check_tokens(batch, name, "train", vocab_size)
       yield batch if rows is None else {n: x[rows] for n, x in batch.items()}
@@ -147,7 +148,7 @@ def eval_batches(
   if num_examples:
     dataset = dataset.take(num_examples)
   with readable(name, split):
-    for batch in dataset.batch(batch_size).as_numpy_iterator():
+    for batch in tf_iterator.read(dataset.batch(batch_size)):
       _check_tokens(batch, name, split, vocab_size)
       yield pad_batch(batch, batch_size)
 
@@ -194,7 +195,7 @@ def task_examples(
     try_in_mem_cache=False,
   )
   with readable(name, split):
-    yield from dataset.as_numpy_iterator()
+    yield from tf_iterator.read(dataset)
 
 
 def uncut_examples(
@@ -227,7 +228,7 @@ def uncut_examples(
     try_in_mem_cache=False,
   )
   with readable(name, split):
-    yield from dataset.as_numpy_iterator()
+    yield from tf_iterator.read(dataset)
 
 
 def text_of(

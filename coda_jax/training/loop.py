@@ -365,6 +365,7 @@ def train(
       profile.close()
       logger.close()
       checkpoints.close()
+      batches.close()  # Last: it may take a while.
   return results
 
 

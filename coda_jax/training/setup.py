@@ -1,7 +1,8 @@
 """The start of a run, on its devices, and its final files."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +166,15 @@ def start(
 
 
 def placed(
-  batches: Iterable[inputs.Batch],
+  batches: Generator[inputs.Batch, None, None],
   batch_size: int,
   rows: np.ndarray,
   sharding: NamedSharding,
-) -> Iterator[dict[str, jax.Array]]:
-  """Each batch through `partitioning.place_batch`."""
-  for batch in batches:
-    yield partitioning.place_batch(batch, batch_size, rows, sharding)
+) -> Generator[dict[str, jax.Array], None, None]:
+  """Each batch through `partitioning.place_batch`; closes the batches."""
+  with contextlib.closing(batches):
+    for batch in batches:
+      yield partitioning.place_batch(batch, batch_size, rows, sharding)
 
 
 class Saver:

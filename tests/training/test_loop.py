@@ -318,6 +318,27 @@ def test_a_dry_run_leaves_no_trace(task, tmp_path, capsys):
   assert not (tmp_path / "x").exists()
 
 
+def test_the_data_are_closed_when_all_is_saved(task, tmp_path, monkeypatch):
+  closed = []
+
+  def train_batches(*args, **kwargs):
+    try:
+      yield from batches(*args, **kwargs)
+    finally:
+      closed.append((tmp_path / "model").exists())
+
+  batches = inputs.train_batches
+  kept = []
+  placed = loop.setup.placed
+  # Someone holds them, as a traceback does.
+  monkeypatch.setattr(
+    loop.setup, "placed", lambda *a: kept.append(placed(*a)) or kept[-1]
+  )
+  monkeypatch.setattr(inputs, "train_batches", train_batches)
+  train(task, tmp_path)
+  assert closed == [True]
+
+
 def test_tokens_that_the_model_lacks(task, tmp_path, monkeypatch):
   # Of a task whose vocabulary says less than its examples have.
   monkeypatch.setattr(inputs, "check_task", lambda *_: None)
