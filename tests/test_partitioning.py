@@ -16,7 +16,8 @@ from coda_jax.checkpoints.bank import AdapterBank
 from coda_jax.nn.coda import CodaLayer
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import EncoderLayer, Transformer
+from coda_jax.t5.encoder import EncoderLayer
+from coda_jax.t5.network import Transformer
 from coda_jax.training import optimizers, state, steps
 
 # No two of these are alike, so that a shape says what an array is of.

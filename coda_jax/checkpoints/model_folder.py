@@ -16,8 +16,8 @@ from coda_jax import params as params_lib
 from coda_jax.checkpoints import described, files, initialise, kinds, tensors
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf, leaves_of
-from coda_jax.nn.config import CodaConfig, LoraConfig
-from coda_jax.t5.config import COMPUTE, T5Config
+from coda_jax.nn.config import COMPUTE, CodaConfig, LoraConfig
+from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
 
 FORMAT = "coda_jax"

@@ -1,247 +1,21 @@
-"""Multi-head attention in T5's way: no scaling, relative position bias."""
+"""Multi-head attention in T5's way: no scaling, a bias by position."""
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from coda_jax.nn import config, layers
+from coda_jax.nn.dot_product import dot_product_attention
 
-# Finite: a row whose keys are all masked then averages them, without NaN.
-_MASKED = -1e10
-
-# Columns of a TPU's matrix unit.
-_TPU_COLUMNS = 128
-
-# The most logits that fit in a CPU's cache: 32 MiB of float32.
-_LOGITS_IN_CACHE = 2**23
-
-# Queries per block, when the logits exceed the cache.
-_QUERY_BLOCK = 128
-
-
-def bias_from_table(
-  table: Array,
-  query_positions: Array,
-  key_positions: Array,
-  edges: Sequence[int] | None = None,
-) -> Array:
-  """Looks up the relative position bias of queries and keys at any positions.
-
-  Args:
-    table: [num_heads, 2 * length - 1], of `layers.RelativePositionBiases`.
-    query_positions: integers [batch or 1, q] in [0, length).
-    key_positions: integers [batch or 1, k] in [0, length).
-    edges: `layers.bucket_edges(length)`, if the table is bidirectional. TPUs
-      then compute the same bias without gathers, which are slow there.
-
-  Returns:
-    [batch or 1, num_heads, q, k], the dtype of `table`.
-  """
-  distance = key_positions[:, None, :] - query_positions[:, :, None]
-  if edges is None:
-    return _bias_by_index(table, distance)
-  return jax.lax.platform_dependent(
-    table,
-    distance,
-    tpu=functools.partial(bias_by_comparison, edges=edges),
-    default=_bias_by_index,
-  )
-
-
-def _bias_by_index(table: Array, distance: Array) -> Array:
-  column = distance + table.shape[1] // 2
-  bias = table.at[:, column].get(mode="promise_in_bounds")
-  return jnp.moveaxis(bias, 0, 1)
-
-
-def bias_by_comparison(
-  table: Array, distance: Array, edges: Sequence[int]
-) -> Array:
-  """The bias of distances, by comparing them with the edges of the buckets.
-
-  A TPU has no fast gather: it would write all of [batch, heads, q, k] to
-  memory. Comparisons fuse into the operation that uses the bias.
-
-  Args:
-    table: [num_heads, 2 * length - 1].
-    distance: integers [batch, q, k] in (-length, length).
-    edges: of `layers.bucket_edges(length)`.
-
-  Returns:
-    [batch, num_heads, q, k], the dtype of `table`.
-  """
-  zero = table.shape[1] // 2
-  distance = distance[:, None]
-  far = jnp.abs(distance)
-  after = before = table[None, :, zero, None, None]
-  for edge in edges:
-    is_beyond = far >= edge
-    after = jnp.where(is_beyond, table[None, :, zero + edge, None, None], after)
-    before = jnp.where(
-      is_beyond, table[None, :, zero - edge, None, None], before
-    )
-  return jnp.where(distance > 0, after, before)
-
-
-def dot_product_attention(
-  query: Array,
-  key: Array,
-  value: Array,
-  mask: Array | None = None,
-  bias: Array | None = None,
-  dropout: nn.Dropout | None = None,
-  deterministic: bool = True,
-) -> Array:
-  """softmax(query key^T + bias) value, unscaled; the softmax in float32.
-
-  Heads come before length, the layout that matrix products read directly.
-
-  Args:
-    query: [batch, heads, q, head_dim].
-    key: [batch, heads, k, head_dim].
-    value: [batch, heads, k, head_dim].
-    mask: bool, broadcasts against [batch, heads, q, k]; True may be attended.
-    bias: broadcasts against [batch, heads, q, k].
-    dropout: applied to the attention weights.
-    deterministic: turns dropout off.
-
-  Returns:
-    [batch, heads, q, head_dim], the dtype of `value`.
-  """
-  if dropout is not None and not deterministic:
-    weights = _weights(query, key, mask, bias)
-    dropped = dropout(weights, deterministic=False)
-    x = _average(dropped, value, weights.sum(axis=-1, keepdims=True))
-    return x.astype(value.dtype)
-  by_platform = {
-    "tpu": functools.partial(_attend, average=average_on_tpu),
-    "default": _attend,
-  }
-  # A program that is exported may have a batch of any size.
-  sizes = [*query.shape[:3], key.shape[2]]
-  num_logits = math.prod(size for size in sizes if isinstance(size, int))
-  if num_logits > _LOGITS_IN_CACHE and query.shape[2] > _QUERY_BLOCK:
-    by_platform["cpu"] = attend_in_blocks
-  return jax.lax.platform_dependent(
-    query, key, value, mask, bias, **by_platform
-  )
-
-
-@jax.custom_vjp
-def attend_in_blocks(
-  query: Array,
-  key: Array,
-  value: Array,
-  mask: Array | None = None,
-  bias: Array | None = None,
-) -> Array:
-  """`dot_product_attention` in blocks of queries, for CPUs.
-
-  Logits and weights then stay in the processor's cache. Under differentiation
-  it runs in one block: the backward pass needs all weights.
-  """
-  whole = query.shape[2] // _QUERY_BLOCK * _QUERY_BLOCK
-
-  def attend(start: ArrayLike, size: int) -> Array:
-    rows = functools.partial(
-      jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=2
-    )
-    mask_rows, bias_rows = (
-      rows(x) if x is not None and x.shape[2] > 1 else x for x in (mask, bias)
-    )
-    return _attend(rows(query), key, value, mask_rows, bias_rows)
-
-  # [blocks, batch, heads, block, head_dim]
-  blocks = jax.lax.map(
-    lambda start: attend(start, _QUERY_BLOCK),
-    jnp.arange(0, whole, _QUERY_BLOCK),
-  )
-  x = jnp.moveaxis(blocks, 0, 2)
-  x = x.reshape(*query.shape[:2], whole, value.shape[-1])
-  if rest := query.shape[2] - whole:
-    x = jnp.concatenate([x, attend(whole, rest)], axis=2)
-  return x
-
-
-def _weights(
-  query: Array, key: Array, mask: Array | None, bias: Array | None
-) -> Array:
-  """Float32 [batch, heads, q, k], not normalised."""
-  logits = jnp.einsum(
-    "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
-  )
-  if bias is not None:
-    logits += bias.astype(jnp.float32)
-  if mask is not None:
-    logits = jnp.where(mask, logits, _MASKED)
-  peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-  return jnp.exp(logits - peak)
-
-
-def _average(weights: Array, value: Array, total: Array | None = None) -> Array:
-  """Float32 [batch, heads, q, k] and [batch, heads, k, d] -> [..., q, d].
-
-  Divides after the sum over the keys: [q, head_dim] numbers, not [q, k].
-  """
-  if total is None:
-    total = weights.sum(axis=-1, keepdims=True)
-  return _weighted_sum(weights, value) / total
-
-
-def average_on_tpu(weights: Array, value: Array) -> Array:
-  """The average of values, without a separate pass to sum the weights.
-
-  With many keys, a column of ones next to the values sums the weights: a matrix
-  unit has 128 columns, and heads are smaller. With few keys it is cheaper to
-  divide the weights, which fuses into their product. The choice follows the
-  compiler's estimates for v5e.
-
-  Args:
-    weights: float32 [batch, heads, q, k], not normalised.
-    value: [batch, heads, k, head_dim].
-
-  Returns:
-    float32 [batch, heads, q, head_dim].
-  """
-  if weights.shape[-1] <= _TPU_COLUMNS:
-    return _weighted_sum(weights / weights.sum(axis=-1, keepdims=True), value)
-  ones = jnp.ones((*value.shape[:-1], 1), value.dtype)
-  x = _weighted_sum(weights, jnp.concatenate([value, ones], axis=-1))
-  return x[..., :-1] / x[..., -1:]
-
-
-def _weighted_sum(weights: Array, value: Array) -> Array:
-  return jnp.einsum(
-    "bhqk,bhkd->bhqd",
-    weights.astype(value.dtype),
-    value,
-    preferred_element_type=jnp.float32,
-  )
-
-
-def _attend(
-  query: Array,
-  key: Array,
-  value: Array,
-  mask: Array | None,
-  bias: Array | None,
-  average: Callable[[Array, Array], Array] = _average,
-) -> Array:
-  x = average(_weights(query, key, mask, bias), value)
-  return x.astype(value.dtype)
-
-
-attend_in_blocks.defvjp(
-  lambda *inputs: jax.vjp(_attend, *inputs),
-  lambda pull_back, gradient: pull_back(gradient),
-)
+# The bias of attention's logits, [batch or 1, heads, q, k]: of the positions of
+# queries and keys, int32 [batch or 1, q] and [batch or 1, k].
+PositionBias = Callable[[Array, Array], Array]
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -268,8 +42,7 @@ class MultiHeadDotProductAttention(nn.Module):
     inputs_kv: Array,
     mask: Array | None = None,
     *,
-    bias_table: Array | None = None,
-    bias_edges: Sequence[int] | None = None,
+    position_bias: PositionBias | None = None,
     query_positions: Array | None = None,
     key_positions: Array | None = None,
     decode: bool = False,
@@ -282,8 +55,7 @@ class MultiHeadDotProductAttention(nn.Module):
       inputs_q: [batch, q, emb_dim].
       inputs_kv: [batch, k, emb_dim].
       mask: bool, broadcasts against [batch, heads, q, k].
-      bias_table: relative position bias, see `bias_from_table`.
-      bias_edges: its `edges`.
+      position_bias: added to the logits, see `PositionBias`.
       query_positions: [batch or 1, q]; by default 0, 1, 2, ...
       key_positions: [batch or 1, k]; by default 0, 1, 2, ...
       decode: keep keys and values in the "cache" collection. The first call,
@@ -335,20 +107,12 @@ class MultiHeadDotProductAttention(nn.Module):
       self._make_cache(key, value)
 
     bias = None
-    if bias_table is not None:
+    if position_bias is not None:
       if query_positions is None:
         query_positions = jnp.arange(query.shape[2])[None, :]
       if key_positions is None:
-        if key.shape[2] > bias_table.shape[1] // 2 + 1:
-          raise ValueError(
-            f"bias_table is for {bias_table.shape[1] // 2 + 1} positions, but "
-            f"there are {key.shape[2]} keys; decoding with a cache needs "
-            "max_decode_length, the length of the cache"
-          )
         key_positions = jnp.arange(key.shape[2])[None, :]
-      bias = bias_from_table(
-        bias_table, query_positions, key_positions, bias_edges
-      )
+      bias = position_bias(query_positions, key_positions)
 
     x = dot_product_attention(
       query,

@@ -7,7 +7,8 @@ picks go through the frozen pretrained block as well.
 """
 
 import functools
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,47 +22,87 @@ from coda_jax.nn import adapter, config, router
 _EXACT = jax.lax.Precision.HIGHEST
 
 
+class Tokens(NamedTuple):
+  """Some tokens of each sequence.
+
+  Attributes:
+    x: [batch, k, emb_dim].
+    norm: `Block.normalize(x)`, the same shape.
+    positions: int32 [batch or 1, k], of the tokens in the sequence, in any
+      order: routed tokens come with the best score first.
+    mask: bool [batch, k], False for padding and empty slots.
+  """
+
+  x: Array
+  norm: Array
+  positions: Array
+  mask: Array
+
+
 class Block(Protocol):
   """The methods that a pretrained block needs, for `CodaLayer` to wrap it.
 
   Any linen module with these two methods will do: a T5 encoder layer, a ViT
-  block. Its `__call__`, if it has one, is `x + delta(x, norm(x), ...)`.
+  block. A dense layer of it is `dense`.
   """
 
   def normalize(self, x: Array) -> Array:
     """The block's first norm: [batch, n, emb_dim] -> the same shape.
 
-    Must treat each token independently: routed tokens are gathered first, then
-    normalised again.
+    The identity for a block that begins without one (post-norm). It must treat
+    each token independently: routed tokens are gathered first, then normalised
+    again.
     """
 
   def delta(
     self,
-    x: Array,
-    x_norm: Array,
-    context: Array,
+    tokens: Tokens,
+    context: Tokens,
     *,
-    positions: Array,
-    context_positions: Array,
-    mask: Array,
+    everything: Tokens,
     deterministic: bool,
     **inputs: Any,
   ) -> Array:
     """The change that the block makes to its input: attention and MLP together.
 
     Args:
-      x: [batch, k, emb_dim], the tokens to process.
-      x_norm: `normalize(x)`.
-      context: [batch, m, emb_dim], the normalised tokens to attend to.
-      positions: int32 [batch or 1, k], of `x` in the sequence.
-      context_positions: int32 [batch or 1, m], of `context` in the sequence.
-      mask: bool, broadcasts against [batch, heads, k, m].
+      tokens: k of them, to process.
+      context: m of them, to attend to.
+      everything: all n tokens of the sequence, in order, for a block that
+        looks at neighbours. Without routing all three are the same object.
       deterministic: turns dropout off.
       **inputs: the caller's further arguments to `CodaLayer`.
 
     Returns:
-      [batch, k, emb_dim], without the residual `x`.
+      [batch, k, emb_dim], without the residual `tokens.x`.
     """
+
+
+def all_tokens(block: Block, x: Array, mask: Array) -> Tokens:
+  """The tokens of whole sequences: [batch, n, emb_dim], bool [batch, n]."""
+  positions = jnp.arange(x.shape[1])[None, :]
+  return Tokens(x, block.normalize(x), positions, mask)
+
+
+def dense(
+  block: Block, x: Array, mask: Array, deterministic: bool, **inputs: Any
+) -> Array:
+  """The plain layer, without adapter and router.
+
+  Args:
+    block: bound.
+    x: [batch, n, emb_dim].
+    mask: bool [batch, n], True for real tokens.
+    deterministic: turns dropout off.
+    **inputs: further arguments of `Block.delta`.
+
+  Returns:
+    The new tokens, [batch, n, emb_dim].
+  """
+  tokens = all_tokens(block, x, mask)
+  return x + block.delta(
+    tokens, tokens, everything=tokens, deterministic=deterministic, **inputs
+  )
 
 
 def gather(x: Array, indices: Array) -> Array:
@@ -152,8 +193,6 @@ class CodaLayer(nn.Module):
     x: Array,
     mask: Array | None = None,
     deterministic: bool = True,
-    *,
-    attention_mask: Array | None = None,
     **inputs: Any,
   ) -> tuple[Array, router.Selection | None]:
     """Applies the layer.
@@ -162,61 +201,46 @@ class CodaLayer(nn.Module):
       x: [batch, n, emb_dim].
       mask: bool [batch, n], True for real tokens; all are by default.
       deterministic: turns dropout off.
-      attention_mask: bool, broadcasts against [batch, heads, n, n]; replaces
-        `mask` among the keys of a layer that is not routed (packed sequences).
-      **inputs: arrays that are passed on to the block.
+      **inputs: further arguments of `Block.delta`.
 
     Returns:
       The new tokens, [batch, n, emb_dim], and the `Selection`, None if r = 1.
     """
     if mask is None:
       mask = jnp.ones(x.shape[:2], bool)
-    x_norm = self.block.normalize(x)
-    process = functools.partial(
-      self.block.delta, deterministic=deterministic, **inputs
+    everything = all_tokens(self.block, x, mask)
+    delta = functools.partial(
+      self.block.delta,
+      everything=everything,
+      deterministic=deterministic,
+      **inputs,
     )
     if self._reduction() > 1:
-      selection = self.router(x_norm, mask)
-      y = x + self._routed(x, x_norm, mask, selection, process)
+      selection = self.router(everything.norm, mask)
+      y = x + self._routed(everything, selection, delta)
     else:
       selection = None
-      positions = jnp.arange(x.shape[1])[None, :]
-      if attention_mask is None:
-        attention_mask = mask[:, None, None, :]
-      y = x + process(
-        x,
-        x_norm,
-        x_norm,
-        positions=positions,
-        context_positions=positions,
-        mask=attention_mask,
-      )
+      y = x + delta(everything, everything)
     if self.config.bottleneck_dim:
-      y += self.adapter(x_norm)
+      y += self.adapter(everything.norm)
     return y, selection
 
-  def _routed(self, x, x_norm, mask, selection, process) -> Array:
+  def _routed(
+    self,
+    everything: Tokens,
+    selection: router.Selection,
+    delta: Callable[[Tokens, Tokens], Array],
+  ) -> Array:
     """m * Z_cond: the block's delta at the selected tokens, 0 elsewhere."""
     kind = self.config.dispatch
-    take = functools.partial(_dispatch, kind, gather, gather_one_hot)
-    x_routed = take(x, selection.indices)
-    x_norm_routed = self.block.normalize(x_routed)
-    if self.config.attention == "k_to_k":
-      context, context_mask = x_norm_routed, selection.mask
-      context_positions = selection.indices
-    else:
-      context, context_mask = x_norm, mask
-      context_positions = jnp.arange(x.shape[1])[None, :]
-    z = process(
-      x_routed,
-      x_norm_routed,
-      context,
-      positions=selection.indices,
-      context_positions=context_positions,
-      mask=context_mask[:, None, None, :],
+    x = _dispatch(kind, gather, gather_one_hot, everything.x, selection.indices)
+    routed = Tokens(
+      x, self.block.normalize(x), selection.indices, selection.mask
     )
+    k_to_k = self.config.attention == "k_to_k"
+    z = delta(routed, routed if k_to_k else everything)
     z *= selection.weights[..., None].astype(z.dtype)
-    length = x.shape[1]
+    length = everything.x.shape[1]
     return _dispatch(
       kind,
       functools.partial(scatter, length=length),

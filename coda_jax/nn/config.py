@@ -3,9 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax.numpy as jnp
+
+# Fields of a backbone's configuration and of `CodaConfig` that say how a model
+# computes, not what it is: the same parameters run with any of them, so files
+# leave them out.
+COMPUTE = ("dtype", "remat", "scan_layers", "dispatch")
 
 ATTENTIONS = ("k_to_k", "k_to_all")
 ROUTERS = ("soft_top_k", "sigmoid", "truncation", "random")
@@ -187,3 +192,99 @@ class CodaConfig:
   def layer_reduction(self, layer: int) -> float:
     """The reduction factor r of the encoder's layer number `layer`."""
     return dict(self.layer_reductions).get(layer, float(self.reduction))
+
+
+class Conditional:
+  """The part of a backbone's configuration that is about routing.
+
+  A mixin of frozen dataclasses.
+
+  Attributes:
+    coda: what is added to the backbone; None is the plain model.
+    num_encoder_layers: depth of the encoder.
+    dtype: dtype of the computation, bfloat16 or float32.
+    remat: recompute each layer in the backward pass to save memory.
+    scan_layers: run the layers as a loop over one, which compiles much sooner
+      and costs a copy of their parameters; they must be alike.
+  """
+
+  coda: CodaConfig | None
+  num_encoder_layers: int
+  dtype: Any
+  remat: bool
+  scan_layers: bool
+
+  def check_coda(self, projections: Sequence[str]) -> None:
+    """Refuses a `CodaConfig` that does not fit the backbone.
+
+    Args:
+      projections: names of those that LoRA may target.
+
+    Raises:
+      ValueError: naming the field.
+    """
+    if self.coda is None:
+      return
+    for layer, _ in self.coda.layer_reductions:
+      if not 0 <= layer < self.num_encoder_layers:
+        raise ValueError(
+          f"CodaConfig.layer_reductions names layer {layer}; the encoder has "
+          f"layers 0 to {self.num_encoder_layers - 1}"
+        )
+    if self.scan_layers and (
+      self.coda.layer_reductions or self.coda.router == "random"
+    ):
+      raise ValueError(
+        f"{type(self).__name__}.scan_layers needs layers that are alike, but "
+        f"CodaConfig has layer_reductions={self.coda.layer_reductions} and "
+        f"router={self.coda.router!r}; leave them out, or set "
+        "scan_layers=False"
+      )
+    for target in self.lora.targets if self.lora else ():
+      if target not in projections:
+        raise ValueError(
+          f"LoraConfig.targets has {target!r}; this model's projections are "
+          f"{tuple(projections)}"
+        )
+
+  @property
+  def lora(self) -> LoraConfig | None:
+    """Low-rank factors on the projections, None without."""
+    return self.coda.lora if self.coda else None
+
+  @property
+  def is_routed(self) -> bool:
+    """Whether any encoder layer routes."""
+    return any(
+      self.layer_reduction(i) > 1 for i in range(self.num_encoder_layers)
+    )
+
+  def layer_reduction(self, layer: int) -> float:
+    """r of encoder layer number `layer`; 1 is dense."""
+    return self.coda.layer_reduction(layer) if self.coda else 1.0
+
+  def with_reduction(self, reduction: float) -> Self:
+    """The same model at another r, in every encoder layer that routes.
+
+    For serving one set of parameters at several r, and for training it so.
+    Layers with an r of their own take this one, dense layers stay dense. At 1
+    no token is left out, and the routers are not used: the dense model
+    with its adapters.
+
+    Raises:
+      ValueError: no layer routes, or r is below 1.
+    """
+    if not self.is_routed:
+      raise ValueError(
+        f"r = {reduction:g} was asked of a model that does not route tokens; "
+        "use methods/coda.gin or methods/coda_lora.gin, with REDUCTION above 1"
+      )
+    dense = [
+      (i, 1.0)
+      for i in range(self.num_encoder_layers)
+      if self.layer_reduction(i) == 1
+    ]
+    coda = dataclasses.replace(
+      self.coda, reduction=reduction, layer_reductions=tuple(dense)
+    )
+    return dataclasses.replace(self, coda=coda)

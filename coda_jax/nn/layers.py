@@ -7,11 +7,9 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 from jax import Array
@@ -163,109 +161,3 @@ class Embed(nn.Module):
   def attend(self, x: Array) -> Array:
     """[..., features] -> float32 [..., num_embeddings]: x embedding^T."""
     return products.product(x, self.embedding.T, jnp.float32)
-
-
-def relative_position_bucket(
-  distance: np.ndarray,
-  *,
-  bidirectional: bool,
-  num_buckets: int,
-  max_distance: int,
-) -> np.ndarray:
-  """Maps distances, key position minus query position, to T5's buckets.
-
-  Small distances have a bucket each, larger ones share logarithmically wider
-  buckets up to `max_distance` (Raffel et al., 1910.10683, section 2.1).
-
-  Args:
-    distance: integers of any shape.
-    bidirectional: half of the buckets for keys after the query; otherwise
-      those keys fall into bucket 0.
-    num_buckets: number of buckets in all.
-    max_distance: the distance from which on all share the last bucket.
-
-  Returns:
-    int32 buckets in [0, num_buckets), the shape of `distance`.
-  """
-  bucket = np.zeros(distance.shape, np.int32)
-  if bidirectional:
-    num_buckets //= 2
-    bucket += (distance > 0).astype(np.int32) * num_buckets
-    distance = np.abs(distance)
-  else:
-    distance = np.maximum(-distance, 0)
-  exact = num_buckets // 2
-  # float32 with its epsilon, as T5 does: the edges of the buckets depend on it.
-  ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
-  wide = exact + (
-    np.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
-  ).astype(np.int32)
-  wide = np.minimum(wide, num_buckets - 1)
-  return bucket + np.where(distance < exact, distance, wide).astype(np.int32)
-
-
-def bucket_edges(length: int) -> tuple[int, ...]:
-  """Where the table of bidirectional `RelativePositionBiases` changes.
-
-  Returns:
-    The distances in (0, length) whose bucket is another than that of the
-    distance before them. Buckets before and after the query mirror each other.
-  """
-  buckets = relative_position_bucket(
-    np.arange(length),
-    bidirectional=True,
-    num_buckets=RelativePositionBiases.num_buckets,
-    max_distance=RelativePositionBiases.max_distance,
-  )
-  return tuple((np.flatnonzero(np.diff(buckets)) + 1).tolist())
-
-
-def distance_buckets(length: int, *, bidirectional: bool) -> np.ndarray:
-  """The bucket of every distance that occurs among `length` positions.
-
-  Returns:
-    int32 [2 * length - 1]; entry length - 1 + d is the bucket of a key d
-    positions after the query.
-  """
-  return relative_position_bucket(
-    np.arange(1 - length, length),
-    bidirectional=bidirectional,
-    num_buckets=RelativePositionBiases.num_buckets,
-    max_distance=RelativePositionBiases.max_distance,
-  )
-
-
-class RelativePositionBiases(nn.Module):
-  """T5's relative position bias, as a table over distances.
-
-  Attributes:
-    num_heads: number of attention heads.
-  """
-
-  num_buckets: ClassVar[int] = 32
-  max_distance: ClassVar[int] = 128
-
-  num_heads: int
-
-  @nn.compact
-  def __call__(self, buckets: Array) -> Array:
-    """The bias of every distance.
-
-    A table, not a [length, length] matrix: routed layers look the distances of
-    their own tokens up in it (`attention.bias_from_table`).
-
-    Args:
-      buckets: int32 [2 * length - 1], see `distance_buckets`.
-
-    Returns:
-      float32 [num_heads, 2 * length - 1]; column length - 1 + d is the bias
-      of a key d positions after the query.
-    """
-    embedding = partitioning.param_with_axes(
-      "rel_embedding",
-      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-      (self.num_heads, self.num_buckets),
-      jnp.float32,
-      axes=("heads", "relpos_buckets"),
-    )
-    return embedding.astype(jnp.float32)[:, buckets]

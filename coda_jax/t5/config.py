@@ -5,7 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from coda_jax.nn.config import CodaConfig, check_whole, compute_dtype
+from coda_jax.nn.config import (
+  CodaConfig,
+  Conditional,
+  check_whole,
+  compute_dtype,
+)
 
 # T5 1.0; T5 1.1 and later; SwiGLU variants.
 MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"), ("silu", "linear"))
@@ -20,13 +25,9 @@ _SIZES = (
   "mlp_dim",
 )
 
-# Fields of `T5Config` and `CodaConfig` that say how a model computes, not what
-# it is: the same parameters run with any of them, so files leave them out.
-COMPUTE = ("dtype", "remat", "scan_layers", "dispatch")
-
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(Conditional):
   """Hyperparameters of a T5 encoder-decoder.
 
   Attributes:
@@ -86,67 +87,6 @@ class T5Config:
         f"T5Config.dropout_rate={self.dropout_rate!r}; expected 0 or more, "
         "below 1"
       )
-    for layer, _ in self.coda.layer_reductions if self.coda else ():
-      if not 0 <= layer < self.num_encoder_layers:
-        raise ValueError(
-          f"CodaConfig.layer_reductions names layer {layer}; the encoder has "
-          f"layers 0 to {self.num_encoder_layers - 1}"
-        )
-    if self.scan_layers and self.coda:
-      if self.coda.layer_reductions or self.coda.router == "random":
-        raise ValueError(
-          "T5Config.scan_layers needs layers that are alike, but CodaConfig "
-          f"has layer_reductions={self.coda.layer_reductions} and router="
-          f"{self.coda.router!r}; leave them out, or set scan_layers=False"
-        )
     wi = [f"wi_{i}" for i in range(len(self.mlp_activations))]
     wi = wi if len(wi) > 1 else ["wi"]
-    projections = ("query", "key", "value", "out", *wi, "wo")
-    for target in self.lora.targets if self.lora else ():
-      if target not in projections:
-        raise ValueError(
-          f"LoraConfig.targets has {target!r}; this model's projections are "
-          f"{projections}"
-        )
-
-  @property
-  def lora(self):
-    """Low-rank factors on the projections, None without."""
-    return self.coda.lora if self.coda else None
-
-  def layer_reduction(self, layer: int) -> float:
-    """r of encoder layer number `layer`; 1 is dense."""
-    return self.coda.layer_reduction(layer) if self.coda else 1.0
-
-  def with_reduction(self, reduction: float) -> "T5Config":
-    """The same model at another r, in every encoder layer that routes.
-
-    For serving one set of parameters at several r, and for training it so.
-    Layers with an r of their own take this one, dense layers stay dense. At 1
-    no token is left out, and the routers are not used: the dense model
-    beside its adapters.
-
-    Raises:
-      ValueError: no layer routes, or r is below 1.
-    """
-    if not self.is_routed:
-      raise ValueError(
-        f"r = {reduction:g} was asked of a model that does not route tokens; "
-        "use methods/coda.gin or methods/coda_lora.gin, with REDUCTION above 1"
-      )
-    dense = [
-      (i, 1.0)
-      for i in range(self.num_encoder_layers)
-      if self.layer_reduction(i) == 1
-    ]
-    coda = dataclasses.replace(
-      self.coda, reduction=reduction, layer_reductions=tuple(dense)
-    )
-    return dataclasses.replace(self, coda=coda)
-
-  @property
-  def is_routed(self) -> bool:
-    """Whether any encoder layer routes."""
-    return any(
-      self.layer_reduction(i) > 1 for i in range(self.num_encoder_layers)
-    )
+    self.check_coda(("query", "key", "value", "out", *wi, "wo"))

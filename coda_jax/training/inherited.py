@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from coda_jax.nn.config import CodaConfig, LoraConfig
-from coda_jax.t5.config import COMPUTE, T5Config
+from coda_jax.nn.config import COMPUTE, CodaConfig, LoraConfig
+from coda_jax.t5.config import T5Config
 
 # {field: the macro that sets it}; other fields are set by their own names.
 _MACROS = {

@@ -63,7 +63,7 @@ def describe_run(
   """The settings that must not change when a run resumes, by argument name.
 
   Args:
-    config: of the model. How it computes may change: `t5.config.COMPUTE`.
+    config: of the model. How it computes may change: `nn.config.COMPUTE`.
     frozen: the parameters that are not trained.
     settings: further arguments of `loop.train`.
   """

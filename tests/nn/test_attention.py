@@ -1,11 +1,13 @@
-"""Attention against loops in float64; masks, biases and the decode cache."""
+"""The attention module: projections, bias, dropout and caches."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coda_jax.nn import attention, layers
+from coda_jax.nn import position_bias
 from coda_jax.nn.attention import MultiHeadDotProductAttention
 
 HEADS, DIM = 2, 3
@@ -35,166 +37,8 @@ def attend(query, key, value, mask, bias):
   return out
 
 
-def test_attention_equals_loops():
-  query = random(2, HEADS, 4, DIM, seed=1)
-  key, value = (random(2, HEADS, 6, DIM, seed=s) for s in (2, 3))
-  bias = random(2, HEADS, 4, 6, seed=4)
-  mask = np.random.default_rng(5).random((2, HEADS, 4, 6)) < 0.6
-  mask[..., 0] = True
-  found = attention.dot_product_attention(query, key, value, mask, bias)
-  expected = attend(query, key, value, mask, bias)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-  """Attention of more than two queries is in blocks of two."""
-  monkeypatch.setattr(attention, "_LOGITS_IN_CACHE", 1)
-  monkeypatch.setattr(attention, "_QUERY_BLOCK", 2)
-
-
-@pytest.mark.parametrize("queries", [1, 2, 4, 5])
-@pytest.mark.parametrize("shape", ["own", "shared", "none"])
-def test_queries_in_blocks_equal_loops(small_blocks, queries, shape):
-  query = random(2, HEADS, queries, DIM, seed=1)
-  key, value = (random(2, HEADS, 6, DIM, seed=s) for s in (2, 3))
-  whole = (2, HEADS, queries, 6)
-  mask, bias = np.ones(whole, bool), np.zeros(whole, np.float32)
-  given = (None, None)
-  if shape != "none":
-    # Masks of padding are the same for every query; biases may be.
-    of = (2, HEADS, queries, 6) if shape == "own" else (2, 1, 1, 6)
-    bias = random(*of, seed=4)
-    mask = np.random.default_rng(5).random(of) < 0.6
-    mask[..., 0] = True
-    given = (mask, bias)
-    mask, bias = (np.broadcast_to(x, whole) for x in given)
-  attention_of = jax.jit(attention.dot_product_attention)
-  found = attention_of(query, key, value, *given)
-  expected = attend(query, key, value, mask, bias)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_gradient_is_the_same_in_blocks(small_blocks):
-  query, key, value, weights = (
-    random(2, HEADS, 5, DIM, seed=s) for s in range(4)
-  )
-  mask = np.arange(5) < np.array([3, 5])[:, None, None, None]
-  bias = random(1, HEADS, 5, 5, seed=5)
-
-  def gradients(attend):
-    return jax.grad(
-      lambda q, k, v, b: (attend(q, k, v, mask, b) * weights).sum(),
-      argnums=(0, 1, 2, 3),
-    )(query, key, value, bias)
-
-  def plain(query, key, value, mask, bias):
-    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key) + bias
-    weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
-    return jnp.einsum("bhqk,bhkd->bhqd", weights, value)
-
-  for found, expected in zip(
-    gradients(attention.dot_product_attention), gradients(plain), strict=True
-  ):
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("length", [1, 9, 40, 300])
-def test_bias_by_comparison_is_the_bias_by_index(length):
-  buckets = layers.distance_buckets(length, bidirectional=True)
-  table = layers.RelativePositionBiases(HEADS).apply(
-    {"params": {"rel_embedding": jnp.asarray(random(HEADS, 32))}}, buckets
-  )
-  rng = np.random.default_rng(length)
-  k = min(length, 50)
-  rows = [rng.permutation(length)[:k] for _ in range(3)]
-  positions = jnp.asarray(np.stack(rows), jnp.int32)
-  expected = attention.bias_from_table(table, positions, positions)
-  distance = positions[:, None, :] - positions[:, :, None]
-  edges = layers.bucket_edges(length)
-  found = attention.bias_by_comparison(table, distance, edges)
-  np.testing.assert_array_equal(found, expected)
-
-  weights = random(3, HEADS, k, k)
-  gradient, expected_gradient = (
-    jax.grad(lambda table, f=f: (f(table) * weights).sum())(table)
-    for f in (
-      lambda table: attention.bias_by_comparison(table, distance, edges),
-      lambda table: attention.bias_from_table(table, positions, positions),
-    )
-  )
-  # The table's columns of a bucket are one parameter.
-  embed = lambda g: jax.vjp(
-    lambda p: layers.RelativePositionBiases(HEADS).apply(
-      {"params": {"rel_embedding": p}}, buckets
-    ),
-    jnp.asarray(random(HEADS, 32)),
-  )[1](g)[0]
-  np.testing.assert_allclose(
-    embed(gradient), embed(expected_gradient), rtol=1e-4, atol=1e-4
-  )
-
-
-def test_edges_are_where_t5_changes_its_bucket():
-  # Raffel et al.: 8 exact distances, then 8 buckets to 128, each 2^0.5 wider.
-  wide = [8 * 2 ** (i / 2) for i in range(1, 8)]
-  expected = [*range(1, 9), *(int(np.ceil(x)) for x in wide)]
-  assert list(layers.bucket_edges(512)) == sorted(set(expected))
-  assert layers.bucket_edges(10) == (1, 2, 3, 4, 5, 6, 7, 8)
-
-
-def test_softmax_is_float32_in_bfloat16():
-  # 300 equal keys: a bfloat16 sum of their weights would stop at 256.
-  query = jnp.zeros((1, 1, 1, DIM), jnp.bfloat16)
-  key = jnp.zeros((1, 1, 300, DIM), jnp.bfloat16)
-  value = jnp.ones((1, 1, 300, DIM), jnp.bfloat16)
-  found = attention.dot_product_attention(query, key, value)
-  assert found.dtype == jnp.bfloat16
-  np.testing.assert_allclose(found.astype(jnp.float32), 1.0, rtol=2**-7)
-  # A difference of 0.5 at 1000 is lost in bfloat16, whose step there is 4.
-  query = jnp.array([[[[1.0, 1.0]]]], jnp.bfloat16)
-  key = jnp.array([[[[1000.0, 0.5], [1000.0, 0.0]]]], jnp.bfloat16)
-  value = jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]], jnp.bfloat16)
-  found = attention.dot_product_attention(query, key, value)
-  expected = [1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(0.5))]
-  np.testing.assert_allclose(found[0, 0, 0].astype(np.float32), expected, 0.01)
-
-
-@pytest.mark.parametrize("keys", [3, 128, 129, 200])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_average_on_tpu(keys, dtype):
-  weights = np.exp(random(2, HEADS, 5, keys))
-  value = jnp.asarray(random(2, HEADS, keys, DIM), dtype)
-  found = attention.average_on_tpu(jnp.asarray(weights), value)
-  assert found.dtype == jnp.float32
-  exact = weights.astype(np.float64)
-  exact /= exact.sum(-1, keepdims=True)
-  exact = exact @ np.asarray(value).astype(np.float64)
-  tolerance = 1e-5 if dtype == jnp.float32 else 4e-3
-  np.testing.assert_allclose(found, exact, tolerance, tolerance)
-
-
-def test_row_without_keys_gives_no_nan():
-  x = random(1, HEADS, 3, DIM)
-  mask = jnp.zeros((1, 1, 3, 3), bool)
-
-  def total(x):
-    return attention.dot_product_attention(x, x, x, mask).sum()
-
-  assert np.isfinite(total(x))
-  assert np.isfinite(jax.grad(total)(x)).all()
-
-
-def test_bias_is_looked_up_at_the_given_positions():
-  length = 7
-  table = jnp.asarray(random(HEADS, 2 * length - 1))
-  query_positions = np.array([[6, 0, 3], [2, 5, 1]])
-  key_positions = np.array([[4, 6], [0, 5]])
-  found = attention.bias_from_table(table, query_positions, key_positions)
-  assert found.shape == (2, HEADS, 3, 2)
-  for b, h, i, j in np.ndindex(found.shape):
-    distance = key_positions[b, j] - query_positions[b, i]
-    assert found[b, h, i, j] == table[h, length - 1 + distance]
+def bias_of(table):
+  return functools.partial(position_bias.from_table, table, bidirectional=False)
 
 
 def module(**kwargs):
@@ -216,7 +60,7 @@ def test_module_projects_attends_and_projects_back():
   x, context = random(2, 3, 5), random(2, 4, 5, seed=1)
   table = jnp.asarray(random(HEADS, 7))
   mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)[:, None, None, :]
-  found = layer.apply(variables, x, context, mask, bias_table=table)
+  found = layer.apply(variables, x, context, mask, position_bias=bias_of(table))
 
   kernel = {k: v["kernel"] for k, v in variables["params"].items()}
   split = lambda x, name: np.swapaxes(
@@ -272,10 +116,15 @@ def test_cache_gives_what_causal_attention_gives():
   x = random(2, length, 5)
   table = jnp.asarray(random(HEADS, 2 * length - 1, seed=1))
   causal = np.tril(np.ones((1, 1, length, length), bool))
-  expected = layer.apply(variables, x, x, causal, bias_table=table)
+  expected = layer.apply(variables, x, x, causal, position_bias=bias_of(table))
 
   _, state = layer.apply(
-    variables, x, x, bias_table=table, decode=True, mutable=["cache"]
+    variables,
+    x,
+    x,
+    position_bias=bias_of(table),
+    decode=True,
+    mutable=["cache"],
   )
   shapes = jax.tree.map(jnp.shape, state["cache"])
   kv_shape = (2, HEADS, length, DIM)
@@ -291,7 +140,7 @@ def test_cache_gives_what_causal_attention_gives():
       variables | state,
       step,
       step,
-      bias_table=table,
+      position_bias=bias_of(table),
       decode=True,
       mutable=["cache"],
     )

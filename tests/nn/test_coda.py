@@ -12,7 +12,7 @@ from coda_jax import params as params_lib
 from coda_jax import testing
 from coda_jax.nn import coda
 from coda_jax.nn.config import CodaConfig
-from coda_jax.t5.network import EncoderLayer
+from coda_jax.t5.encoder import EncoderLayer
 
 EMB, HEADS, HEAD_DIM, MLP, BOTTLENECK = 8, 2, 3, 10, 4
 SHAPES = {
@@ -188,14 +188,14 @@ def test_all_tokens_with_weight_one_are_the_dense_layer(attention, reduction):
     np.testing.assert_array_equal(selection.weights[selection.mask], 1.0)
 
   p = {path: jnp.float32(leaf) for path, leaf in params.items()}
-  dense, none = layer.block.apply(
+  dense = layer.block.apply(
     {"params": params_lib.unflatten(p)},
     jnp.float32(x),
     mask,
-    attention_mask=mask[:, None, None, :],
+    deterministic=True,
     bias_table=jnp.float32(BIAS[:, 11:28]),
+    method=coda.dense,
   )
-  assert none is None
   x_norm = rms_norm_rows(x, params["pre_attention_layer_norm/scale"])
   hidden = np.maximum(x_norm @ params["adapter/down/kernel"], 0)
   expected = dense + np.float32(hidden @ params["adapter/up/kernel"])

@@ -29,14 +29,15 @@ class VitBlock(nn.Module):
   def normalize(self, x):
     return self.norm_1(x)
 
-  def delta(self, x, x_norm, context, *, mask, deterministic, **positions):
-    del deterministic, positions
-    z = self.attention(x_norm, context, mask=mask)
-    return z + self.down(nn.gelu(self.up(self.norm_2(x + z))))
+  def delta(self, tokens, context, **_):
+    mask = context.mask[:, None, None, :]
+    z = self.attention(tokens.norm, context.norm, mask=mask)
+    return z + self.down(nn.gelu(self.up(self.norm_2(tokens.x + z))))
 
   def __call__(self, x):
-    x_norm = self.normalize(x)
-    return x + self.delta(x, x_norm, x_norm, mask=None, deterministic=True)
+    """By itself, as in the model that it comes from."""
+    z = self.attention(self.norm_1(x), self.norm_1(x))
+    return x + z + self.down(nn.gelu(self.up(self.norm_2(x + z))))
 
 
 def patches(seed=0):

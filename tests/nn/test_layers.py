@@ -114,54 +114,6 @@ def test_embedding_looks_up_and_attends_in_float32():
   np.testing.assert_allclose(logits, x @ table.T, rtol=1e-5, atol=1e-6)
 
 
-def exact_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
-  """T5's rule with integers only: e + floor(w log(d/e) / log(max/e))."""
-  offset = 0
-  if bidirectional:
-    num_buckets //= 2
-    offset = num_buckets if distance > 0 else 0
-    distance = abs(distance)
-  else:
-    distance = max(-distance, 0)
-  exact = num_buckets // 2
-  wide = num_buckets - exact
-  if distance < exact:
-    return offset + distance
-  # The largest j below `wide` with (d / e)^wide >= (max / e)^j.
-  j = 0
-  while j + 1 < wide and (
-    distance**wide * exact ** (j + 1) >= max_distance ** (j + 1) * exact**wide
-  ):
-    j += 1
-  return offset + exact + j
-
-
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_buckets_equal_integer_arithmetic(bidirectional):
-  distances = np.arange(-1100, 1101)
-  buckets = layers.relative_position_bucket(
-    distances,
-    bidirectional=bidirectional,
-    num_buckets=32,
-    max_distance=128,
-  )
-  expected = [exact_bucket(int(d), bidirectional) for d in distances]
-  np.testing.assert_array_equal(buckets, expected)
-  assert buckets.dtype == np.int32
-
-
-def test_bias_table_has_a_column_for_each_distance():
-  table = random(3, 32)
-  biases = layers.RelativePositionBiases(num_heads=3)
-  for bidirectional in (True, False):
-    buckets = layers.distance_buckets(20, bidirectional=bidirectional)
-    found = biases.apply({"params": {"rel_embedding": table}}, buckets)
-    assert found.shape == (3, 39)
-    for d in range(-19, 20):
-      bucket = exact_bucket(d, bidirectional)
-      np.testing.assert_array_equal(found[:, 19 + d], table[:, bucket])
-
-
 def test_tokens_may_be_floating_point():
   """As t5x has them where it initialises a model."""
   embed = layers.Embed(7, 3)

@@ -12,7 +12,7 @@ import pytest
 from coda_jax import params as params_lib
 from coda_jax import testing
 from coda_jax.nn.config import CodaConfig
-from coda_jax.nn.layers import relative_position_bucket
+from coda_jax.nn.position_bias import relative_position_bucket
 from coda_jax.t5.network import Transformer
 
 torch = pytest.importorskip("torch")

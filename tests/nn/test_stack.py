@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import testing
+from coda_jax.nn import stack
 from coda_jax.nn.config import CodaConfig
-from coda_jax.t5 import looped
 from coda_jax.t5.network import Transformer
 
 SMALL = {"num_encoder_layers": 3, "num_decoder_layers": 2}
@@ -80,16 +81,38 @@ def test_routing_and_answers_are_the_same():
   np.testing.assert_array_equal(*answers)
 
 
-def test_each_layer_has_keys_of_its_own():
-  def apply(params, x, rngs):
-    return x * params, jax.random.key_data(rngs["dropout"])
+class Scaled(nn.Module):
+  """Multiplies by a parameter of its own, and draws a key."""
 
-  x, keys = looped.apply_layers(
-    apply,
-    [jnp.float32(i) for i in (2, 3, 5)],
-    {"dropout": jax.random.key(0)},
-    x=jnp.ones(()),
-    remat=False,
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.normal(1.0), ())
+    return x * scale, jax.random.key_data(self.make_rng("dropout"))
+
+
+class Stack(nn.Module):
+  loop: bool
+
+  @nn.compact
+  def __call__(self, x):
+    return stack.apply_layers(
+      self,
+      lambda i, **place: Scaled(**place),
+      lambda layer, x: layer(x),
+      x,
+      number=3,
+      remat=False,
+      loop=self.loop,
+    )
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_each_layer_has_parameters_and_keys_of_its_own(loop):
+  params = {
+    f"layers_{i}": {"scale": jnp.float32(s)} for i, s in enumerate((2, 3, 5))
+  }
+  x, keys = Stack(loop).apply(
+    {"params": params}, jnp.ones(()), rngs={"dropout": jax.random.key(0)}
   )
   assert x == 30 and len(np.unique(np.stack(keys), axis=0)) == 3
 
