@@ -81,7 +81,7 @@ def test_a_killed_process_and_its_continuation(tmp_path):
 
   stdout, stderr = start(*arguments).communicate("\n".join(LINES))
   assert stdout == ""
-  assert "has 6 results; going on after them" in stderr
+  assert "has 6 results; continuing after them" in stderr
   assert "3 examples" in stderr and "tokens/s" in stderr
   assert (out / "predictions.jsonl").read_text().startswith(before)
 

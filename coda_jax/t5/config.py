@@ -123,8 +123,8 @@ class T5Config:
 
     For serving one set of parameters at several r, and for training it so.
     Layers with an r of their own take this one, dense layers stay dense. At 1
-    no token is left out, and the routers are not used: the dense model
-    beside its adapters.
+    no token is left out, and the routers are not used: the model is
+    dense, with its adapters.
 
     Raises:
       ValueError: no layer routes, or r is below 1.
