@@ -10,9 +10,9 @@ All alternatives are timed in turn, on random weights and tokens. Speed-ups are
 over the first one. The FLOP ratio is the speed-up that the arithmetic allows,
 the share is how much of it was reached. A training step is the trainer's own,
 with Adafactor on adapters, routers and norms alone; its FLOPs and its memory
-are the compiler's count. Peers are timed where they are installed (the extra
-`bench`). With --compile_for nothing runs: times are the compiler's estimate for
-the encoder on one device of a TPU slice (the extra `tpu`).
+are the compiler's count. Peers are timed where they are installed (the
+`bench` extra). With --compile_for nothing runs: times are the compiler's
+estimate for the encoder on one device of a TPU slice (the `tpu` extra).
 """
 
 import argparse

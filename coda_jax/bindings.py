@@ -40,8 +40,8 @@ class Binding(NamedTuple):
     return f"{self.name} = {value} {self.place}"
 
 
-# By macro, or by "function.parameter", after "scope/" if it has one. The
-# function has no module: files name that in several ways.
+# Keys are macros, or "function.parameter", after "scope/" if it has one. They
+# leave out the function's module, which files name in several ways.
 Bindings = Mapping[str, Binding]
 
 

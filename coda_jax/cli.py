@@ -113,7 +113,7 @@ def configure(
 
   Raises:
     SystemExit: the command line itself is wrong (argparse).
-    OSError, ValueError: as `parse_gin`.
+    OSError, ValueError: see `parse_gin`.
   """
   parser = argparse.ArgumentParser(
     prog=program,
@@ -159,12 +159,12 @@ def parse_gin(
     search_paths: further folders, searched first.
 
   Raises:
-    OSError: a file is not there.
+    OSError: a file that does not exist.
     ValueError: a name that nothing defines or uses, or a macro without a value.
   """
   gin.clear_config()
   # gin can only append to its search path, and would keep that of the last
-  # call; and beside files it tries packages, logging each miss as an error.
+  # call; and besides files it tries packages, logging each miss as an error.
   gin.config._LOCATION_PREFIXES[:] = _folders(search_paths)
   gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   with quiet_imports():

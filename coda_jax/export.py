@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = export(**vars(args))
   except ModuleNotFoundError as error:
     print(
-      f"{PROGRAM}: {error}; install the extra `export`: "
+      f"{PROGRAM}: {error}; install the `export` extra: "
       "pip install 'coda_jax[export]'",
       file=sys.stderr,
     )

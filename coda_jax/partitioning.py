@@ -60,8 +60,8 @@ def make_mesh(
     their network where that is all of them.
 
   Raises:
-    ValueError: a size that is no such number, or a mesh that the devices do
-      not divide into; or one that leaves out some of several processes.
+    ValueError: a size that is not a whole number of 1 or more, or -1; a mesh
+      that the devices do not divide into, or one without some of the processes.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = {"data": data, "fsdp": fsdp, "model": model}
@@ -108,7 +108,7 @@ def mesh_of(
     devices: those of another machine; None takes this run's.
 
   Raises:
-    ValueError: another axis, or as `make_mesh`.
+    ValueError: another axis; see also `make_mesh`.
   """
   sizes = sizes or {}
   if unknown := [name for name in sizes if name not in AXES]:

@@ -1,4 +1,4 @@
-"""int8 weights for the frozen backbone, through qwix (the extra `int8`)."""
+"""int8 weights for the frozen backbone, through qwix (the `int8` extra)."""
 
 from typing import Any
 

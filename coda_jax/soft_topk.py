@@ -14,7 +14,7 @@ with m the smallest number for which no w_i is over 1. `docs/soft_top_k.md` has
 the derivation. Source: CoDA (arXiv 2304.04947), whose operator is that of
 AligneR (arXiv 2211.01267); the closed form is ours.
 
-A score of -inf can't be selected, and masking is done by writing -inf.
+A score of -inf can't be selected: a mask writes -inf.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def soft_top_k(
     epsilon: the softness, a positive Python float. Near 0 the weights become
       hard top-k; a large epsilon makes them more even.
     mask: booleans that broadcast against the scores, True where selectable.
-      What the scores hold elsewhere, NaN included, has no effect.
+      Other scores, NaN included, have no effect.
     method: "exact" is the closed form, with its own exact gradient.
       "iterative" is the paper's epsilon-scaled iteration, differentiated
       through its steps; it may leave the sum short of k when epsilon is small.
@@ -84,7 +84,7 @@ def soft_top_k(
   if method not in ("exact", "iterative"):
     raise ValueError(
       f'method is {method!r}; expected "exact" (the closed form) or "iterative"'
-      " (the paper's iteration)."
+      " (the paper's iteration)"
     )
   dtype = jnp.float64 if scores.dtype == jnp.float64 else jnp.float32
   scores = scores.astype(dtype)
@@ -129,7 +129,7 @@ def soft_top_k_from_largest(
     epsilon: the softness, a positive Python float.
 
   Returns:
-    `[..., n]` weights, as `soft_top_k` returns them.
+    `[..., n]` weights; see `soft_top_k`.
   """
   pivot, scale = _solve(
     lax.stop_gradient(scores), lax.stop_gradient(largest), k, epsilon
@@ -150,8 +150,8 @@ def selected_soft_top_k(
   Args:
     scores: `[..., n]` float32 or float64, -inf where masked.
     largest: `[..., c]` the c largest scores, downwards.
-    indices: `[..., c]` where they are, as `jax.lax.top_k` returns both.
-    k: as for `soft_top_k_from_largest`.
+    indices: `[..., c]` their places; `jax.lax.top_k` returns both.
+    k: see `soft_top_k_from_largest`.
     epsilon: the softness, a positive Python float.
 
   Returns:
@@ -170,9 +170,9 @@ def _solve(scores, largest, k, epsilon):
   epsilon)) is at least k at the score s of rank m + 1. F grows with the rank,
   so that m is found by a search over the ranks, in log4(c) passes over the c
   largest scores; what all others add to F is a multiple of what they add at the
-  last of the largest, and is found in one pass. Where F equals k but for its
-  rounding, either rank gives the same weights but for theirs. Everything is in
-  differences of scores, which keeps scores of 1e4 exact. Counts are float32's,
+  last of the largest, and is found in one pass. Where F equals k up to its
+  rounding, both ranks give the same weights up to theirs. All terms are
+  differences of scores, which keeps scores of 1e4 exact. Counts are in float32,
   whose sums are faster, and exact below 2**24.
 
   Returns:
@@ -181,15 +181,16 @@ def _solve(scores, largest, k, epsilon):
   """
   dtype = scores.dtype
 
-  def count(found):
-    return jnp.sum(found.astype(dtype), axis=-1, keepdims=True)
+  def count(flags):
+    return jnp.sum(flags.astype(dtype), axis=-1, keepdims=True)
 
   selectable = count(scores != -jnp.inf)
   k = jnp.clip(jnp.asarray(k, jnp.int32), 0, largest.shape[-1])
   k = jnp.broadcast_to(k, scores.shape[:-1])[..., None].astype(dtype)
   k = jnp.minimum(k, selectable)
 
-  # Not the last item: XLA knows top_k no more when it is sliced, and sorts.
+  # The minimum, not the last item: XLA does not recognise top_k in a slice of
+  # it, and sorts all scores.
   last = jnp.min(largest, axis=-1, keepdims=True)
   rest = jnp.where(scores <= last, _decay(scores, last, epsilon), 0)
   # Those that equal the last one count 1 each; some are among the largest.
@@ -205,8 +206,8 @@ def _solve(scores, largest, k, epsilon):
     ends = ends.reshape((1,) * (k.ndim - 1) + (3,))
     score = jnp.take_along_axis(largest, jnp.minimum(low + ends, high), axis=-1)
     decay = _decay(largest[..., None, :], score[..., None], epsilon)
-    found = jnp.sum(decay, axis=-1) + rest * _decay(last, score, epsilon)
-    low += width * jnp.sum(found < k, axis=-1, keepdims=True, dtype=jnp.int32)
+    total = jnp.sum(decay, axis=-1) + rest * _decay(last, score, epsilon)
+    low += width * jnp.sum(total < k, axis=-1, keepdims=True, dtype=jnp.int32)
   pivot = jnp.take_along_axis(largest, jnp.minimum(low, high), axis=-1)
 
   is_above = largest > pivot
@@ -316,10 +317,10 @@ def _iterative(scores, k, schedule):
 def _epsilon_schedule(epsilon, num_iterations, epsilon_init, epsilon_decay):
   """The epsilon of each step: decayed from epsilon_init, at least epsilon."""
   if operator.index(num_iterations) < 1:
-    raise ValueError(f"num_iterations is {num_iterations}; expected 1 or more.")
+    raise ValueError(f"num_iterations is {num_iterations}; expected 1 or more")
   epsilon_init = _positive("epsilon_init", epsilon_init)
   if not 0 < epsilon_decay <= 1:
-    raise ValueError(f"epsilon_decay is {epsilon_decay}; expected (0, 1].")
+    raise ValueError(f"epsilon_decay is {epsilon_decay}; expected (0, 1]")
   return [
     max(epsilon, epsilon_init * epsilon_decay**i) for i in range(num_iterations)
   ]
@@ -329,12 +330,12 @@ def _check_scores(dtype):
   if not jnp.issubdtype(dtype, jnp.floating):
     raise TypeError(
       f"scores are {dtype}; expected a floating dtype: cast them, or for hard "
-      "selection use jax.lax.top_k."
+      "selection use jax.lax.top_k"
     )
   if dtype == jnp.float16:
     raise TypeError(
-      "scores are float16, whose range (65504) T5's activations leave, so that "
-      "scores arrive as inf or NaN; compute in bfloat16 or float32."
+      "scores are float16, whose range (65504) T5's activations exceed, and so "
+      "become inf or NaN; compute in bfloat16 or float32"
     )
 
 
@@ -342,10 +343,10 @@ def _positive(name, value):
   if not isinstance(value, numbers.Real):
     raise TypeError(
       f"{name} is a {type(value).__name__}; expected a Python float, fixed at "
-      "tracing."
+      "tracing"
     )
   if not (value > 0 and math.isfinite(value)):
-    raise ValueError(f"{name} is {value}; expected a positive, finite number.")
+    raise ValueError(f"{name} is {value}; expected a positive, finite number")
   return float(value)
 
 
@@ -353,7 +354,7 @@ def _masked(scores, mask):
   mask = jnp.asarray(mask)
   if mask.dtype != jnp.bool_:
     raise TypeError(
-      f"mask is {mask.dtype}; expected booleans, True where selectable."
+      f"mask is {mask.dtype}; expected booleans, True where selectable"
     )
   return jnp.where(jnp.broadcast_to(mask, scores.shape), scores, -jnp.inf)
 
@@ -366,11 +367,11 @@ def _budget(k, size):
   if not isinstance(k, jax.Array):
     k = np.asarray(k)
   if not jnp.issubdtype(k.dtype, jnp.integer):
-    raise TypeError(f"k is of dtype {k.dtype}; expected integers.")
+    raise TypeError(f"k is of dtype {k.dtype}; expected integers")
   if isinstance(k, jax.Array):
     return k, size
   if np.any(k < 0):
-    raise ValueError(f"k is {k.min()}; expected 0 or more.")
+    raise ValueError(f"k is {k.min()}; expected 0 or more")
   if np.all((k == 0) | (k >= size)):
     return k, 0
   return k, min(int(k.max()), size)

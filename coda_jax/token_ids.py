@@ -34,7 +34,7 @@ def as_array(name: str, ids: Any) -> Any:
 
 
 def checked(name: str, ids: Any, vocab_size: int) -> Any:
-  """What `as_array` makes of ids, after `check`."""
+  """The ids as `as_array` returns them, checked by `check`."""
   ids = as_array(name, ids)
   check(name, ids, vocab_size)
   return ids

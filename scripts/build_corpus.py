@@ -95,7 +95,7 @@ def _plain(text: str) -> str:
 
 
 def _title(text: str) -> str:
-  """The title without its number, or "" if it is none."""
+  """The title without its number, or "" if it is not a title."""
   text = re.sub(
     r"^(\W*(chapter |appendix )?[A-Z]?[\d.]+)+\W+", "", _plain(text)
   )
@@ -137,18 +137,18 @@ def _cut(sections: list[Section]) -> Iterator[list[Section]]:
 
 def unpack(package: str, deb_dir: pathlib.Path, work: pathlib.Path):
   """Unpacks `package` from `deb_dir`, or downloads it there first."""
-  found = sorted(deb_dir.glob(f"{package}_*.deb"))
-  if not found:
+  debs = sorted(deb_dir.glob(f"{package}_*.deb"))
+  if not debs:
     subprocess.run(["apt-get", "download", package], cwd=deb_dir, check=True)
-    found = sorted(deb_dir.glob(f"{package}_*.deb"))
-  if len(found) != 1:
+    debs = sorted(deb_dir.glob(f"{package}_*.deb"))
+  if len(debs) != 1:
     raise ValueError(
-      f"{deb_dir} holds {len(found)} files named {package}_*.deb, expected one:"
-      " remove the others."
+      f"{deb_dir} holds {len(debs)} files named {package}_*.deb, expected one:"
+      " remove the others"
     )
   root = work / package
-  subprocess.run(["dpkg-deb", "-x", found[0], root], check=True)
-  return root, found[0].name
+  subprocess.run(["dpkg-deb", "-x", debs[0], root], check=True)
+  return root, debs[0].name
 
 
 def split_of(digest: str) -> str:

@@ -56,14 +56,14 @@ def read_synsets(root: pathlib.Path) -> dict[Key, Synset]:
 
 def closure(synsets: Mapping[Key, Synset], key: Key) -> list[Key]:
   """The synset and all kinds that it is of, nearest first."""
-  found = {key: None}
+  keys = {key: None}
   queue = collections.deque([key])
   while queue:
     for symbol, target in synsets[queue.popleft()].pointers:
-      if symbol in _KIND_POINTERS and target not in found:
-        found[target] = None
+      if symbol in _KIND_POINTERS and target not in keys:
+        keys[target] = None
         queue.append(target)
-  return list(found)
+  return list(keys)
 
 
 def groups(
@@ -96,8 +96,8 @@ def groups(
     for topic in sorted(reached):
       topics[topic].append(key)
   return tuple(
-    {k: v for k, v in found.items() if low <= len(v) <= high}
-    for found, (low, high) in ((topics, TOPIC_MEMBERS), (kinds, KIND_MEMBERS))
+    {k: v for k, v in grouped.items() if low <= len(v) <= high}
+    for grouped, (low, high) in ((topics, TOPIC_MEMBERS), (kinds, KIND_MEMBERS))
   )
 
 
@@ -106,15 +106,15 @@ def topic_pairs(
 ) -> Iterator[tuple[str, str]]:
   """Yields (glosses, what they share), endlessly; half topics, half kinds."""
   samplers = []
-  for found in groups(synsets):
-    names = list(found)
+  for grouped in groups(synsets):
+    names = list(grouped)
     weights = list(
-      itertools.accumulate(math.sqrt(len(found[name])) for name in names)
+      itertools.accumulate(math.sqrt(len(grouped[name])) for name in names)
     )
-    samplers.append((found, names, weights))
-  for found, names, weights in itertools.cycle(samplers):
+    samplers.append((grouped, names, weights))
+  for grouped, names, weights in itertools.cycle(samplers):
     (name,) = rng.choices(names, cum_weights=weights)
-    members = rng.sample(found[name], rng.randint(3, 10))
+    members = rng.sample(grouped[name], rng.randint(3, 10))
     text = " ".join(_entry(synsets[member], rng) for member in members)
     yield _cut(text), synsets[name].lemmas[0]
 

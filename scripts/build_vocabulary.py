@@ -2,7 +2,7 @@
 
 A unigram vocabulary with T5's special ids (pad 0, eos 1, unk 2, no bos) and
 T5's normalisation: "tiny8k" has 8092 pieces, "tiny", of the first models, 3996
-of three sources. seqio adds 100 sentinels behind them. Bytes are pieces too, so
+of three sources. seqio adds 100 sentinels after them. Bytes are pieces too, so
 that no text becomes unknown.
 
 One thread and a fixed order of sentences: the same corpus gives the same file.

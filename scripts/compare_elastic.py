@@ -80,7 +80,7 @@ def main() -> None:
 def _accuracies(result: runs.Result, reduction: float) -> dict[str, float]:
   """Of each split, and of both splits' articles together."""
   model = Transformer(result.model.config.with_reduction(reduction))
-  found, right, total = {}, 0.0, 0
+  accuracies, right, total = {}, 0.0, 0
   for split in ("validation", "test"):
     evaluation = Evaluation(
       model,
@@ -90,10 +90,10 @@ def _accuracies(result: runs.Result, reduction: float) -> dict[str, float]:
       batch_size=runs.BATCH_SIZE,
     )
     accuracy = evaluation(result.params)["accuracy"]
-    found[f"{split}_accuracy"] = accuracy
+    accuracies[f"{split}_accuracy"] = accuracy
     count = inputs.num_examples("bbc_topic", split)
     right, total = right + accuracy * count, total + count
-  return {**found, "accuracy": right / total}
+  return {**accuracies, "accuracy": right / total}
 
 
 if __name__ == "__main__":

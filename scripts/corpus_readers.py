@@ -212,7 +212,7 @@ def pages(
 
   def read(root: pathlib.Path) -> Iterator[Document]:
     for path in _files(root, globs):
-      # Some packages hold their pages a second time behind a link.
+      # Some packages hold their pages a second time, through a link.
       if not pattern.match(path.name.split(".")[0]):
         text = path.read_text("utf-8", "replace")
         yield page_document(text, _article(text))
@@ -367,5 +367,5 @@ def crawl(root: pathlib.Path) -> Iterator[Document]:
 
 
 def _files(root: pathlib.Path, globs: Iterable[str]) -> list[pathlib.Path]:
-  found = {path for glob in globs for path in root.glob(glob)}
-  return sorted(p for p in found if p.is_file() and not p.is_symlink())
+  paths = {path for glob in globs for path in root.glob(glob)}
+  return sorted(p for p in paths if p.is_file() and not p.is_symlink())

@@ -7,7 +7,7 @@ candidates=(python3.11 python3.12 python3)
 [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
 python=
 for candidate in "${candidates[@]}"; do
-  # By trial: a version manager's shim can be on the path and not work.
+  # Each is tried out: a version manager's shim can be on the path and not work.
   if python=$("$candidate" -c '
 import sys
 assert sys.version_info >= (3, 11)
@@ -40,5 +40,5 @@ pins=requirements/constraints-py$version.txt
 if [[ -f $pins ]]; then
   export PIP_CONSTRAINT=$pins UV_CONSTRAINT=$pins
 else
-  echo "$0: there is no $pins; installing the newest of everything"
+  echo "$0: $pins does not exist; installing the newest of everything"
 fi

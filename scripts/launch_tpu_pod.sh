@@ -5,7 +5,7 @@
 #   scripts/launch_tpu_pod.sh ACTION --name POD --zone ZONE [options] [-- COMMAND]
 #
 # start -- COMMAND   in a tmux session on each host, with a log; a command that
-#                    fails is started again, and so goes on where it had saved;
+#                    fails is started again, and so resumes from its last save;
 #                    exit status 2, bad input, ends it: that would fail again
 # exec -- COMMAND    in the foreground, for installing
 # status             running or stopped, and the log's last line
@@ -44,7 +44,7 @@ while (($#)); do
       declare "${1#--}=$2"
       shift
       ;;
-    *) fail "no option '$1' (the command goes behind --)" ;;
+    *) fail "no option '$1' (the command follows --)" ;;
   esac
   shift
 done

@@ -12,8 +12,8 @@ The learning rate warms up and then follows a half cosine over the time given,
 or over `--steps`, whatever a step takes. In `--output`: `log.jsonl`, a line
 each time it is evaluated; and, each minute, the parameters in bfloat16, a model
 folder whose weights are cut into parts of at most 15 MiB, which `--join` puts
-together. With `--state=FILE`, all that the run needs to go on after it was
-killed is kept there: the same command resumes it.
+together. With `--state=FILE`, all that a killed run needs is kept there: the
+same command resumes it.
 """
 
 import argparse
@@ -150,12 +150,12 @@ def read_text(
 def features(
   batch: dict[str, np.ndarray], weigh: bool
 ) -> dict[str, np.ndarray]:
-  """What `Transformer` and the steps call them.
+  """Names a batch's arrays as `Transformer` and the steps do.
 
   Args:
     batch: of `examples.batch`.
     weigh: gives a target of n tokens the weight of sqrt(n), not n, so that
-      short answers count beside long spans.
+      long spans do not outweigh short answers.
   """
   targets = batch["targets"].astype(np.int32)
   real = (targets > 0).astype(np.float32)
@@ -433,7 +433,7 @@ def train(options) -> None:
   key = jax.random.key(options.seed)
   first = int(state.step)
   evaluate(eval_step, state.trained, held_out)  # compiles
-  # The first step compiles too: time is counted from behind it.
+  # The first step compiles too: time is counted from its end.
   begin = None
   waited = 0.0  # for batches
   recent: list = []
@@ -515,7 +515,7 @@ def main() -> None:
   add("--state", type=pathlib.Path, help=".npz to resume from")
   add("--seconds", type=float, default=3600.0, help="of training")
   add("--whole_seconds", type=float, help="instead, with all that comes before")
-  add("--steps", type=int, default=0, help="train so many, however long")
+  add("--steps", type=int, default=0, help="train this many, however long")
   add("--tokens_share", type=float, default=1.0, help="of the documents")
   add("--batch", type=int, default=128)
   add("--peak", type=float, default=2e-2, help="learning rate")

@@ -5,7 +5,7 @@ of (inputs, targets) without their end; the text says what the answer is:
 
   span_corruption  T5's: marked spans are cut out        -> the spans
   span_copying     marked spans are left in              -> the spans
-  continuation     a passage, cut off                    -> how it goes on
+  continuation     a passage, cut off                    -> how it continues
   title            a section                             -> its title
   telling          a passage      -> the telling words of its opening
   topic            glosses of WordNet                    -> what they share
@@ -84,8 +84,8 @@ class Text(NamedTuple):
 
   def word_start(self, tokens: Ids, start: int) -> int:
     """The first word's start at or after `start`, or else `start`."""
-    found = np.flatnonzero(self.starts_word[tokens[start : start + 8]])
-    return start + int(found[0]) if len(found) else start
+    starts = np.flatnonzero(self.starts_word[tokens[start : start + 8]])
+    return start + int(starts[0]) if len(starts) else start
 
 
 def random_lengths(rng: np.random.Generator, total: int, parts: int) -> Ids:
@@ -97,7 +97,7 @@ def random_lengths(rng: np.random.Generator, total: int, parts: int) -> Ids:
 def corrupt(
   rng: np.random.Generator, text: Text, tokens: Ids, keep_spans: bool
 ) -> Example:
-  """As `coda_jax.data.preprocessors.corrupt_spans`."""
+  """Corrupts spans as `coda_jax.data.preprocessors.corrupt_spans` does."""
   noise = min(max(round(len(tokens) * NOISE_DENSITY), 1), len(tokens) - 1)
   spans = min(max(round(noise / MEAN_SPAN_LENGTH), 1), len(tokens) - noise)
   lengths = np.stack(
@@ -164,13 +164,13 @@ def telling(rng: np.random.Generator, text: Text) -> Example:
 
 
 def topic(rng: np.random.Generator, text: Text) -> Example:
-  """What some glosses share (build_pairs.py)."""
+  """The topic that some glosses share (build_pairs.py)."""
   glosses, name = text.topics[rng.integers(len(text.topics))]
   return np.concatenate([text.prefixes["topic:"], glosses]), name
 
 
 def find(rng: np.random.Generator, text: Text, before: bool = False) -> Example:
-  """What stands after some words of a passage, or before them."""
+  """The words after some words of a passage, or before them."""
   tokens = text.passage(rng, INPUTS - 16)
   size = int(rng.integers(3, 6))
   place = int(rng.integers(12, max(len(tokens) - size - 12, 13)))
@@ -216,9 +216,9 @@ def _neighbours(
     numbers = first + rng.permutation(count)
   else:
     numbers = rng.integers(len(text.sections), size=count)
-  found = [_section(text, i % len(text.sections)) for i in numbers]
-  bodies = [body[: room // count - 1] for body, _ in found]
-  return [name for _, name in found], bodies, int(rng.integers(count))
+  sections = [_section(text, i % len(text.sections)) for i in numbers]
+  bodies = [body[: room // count - 1] for body, _ in sections]
+  return [name for _, name in sections], bodies, int(rng.integers(count))
 
 
 def about(rng: np.random.Generator, text: Text) -> Example:
@@ -274,7 +274,7 @@ def batch(
 
   Returns:
     uint16 `inputs` [size, INPUTS] and `targets` [size, TARGETS], each with EOS
-    at its end and 0 behind it.
+    at its end and 0 after it.
   """
   names = list(TASKS)
   shares = np.array([TASKS[name][0] for name in names])

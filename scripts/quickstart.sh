@@ -13,7 +13,7 @@ source scripts/environment.sh
 
 echo "installing into $venv (some minutes the first time)"
 install ".[quickstart]"
-# A step's scratch memory is hundreds of megabytes, taken anew each time: in huge
+# A step allocates hundreds of megabytes of scratch memory each time: in huge
 # pages it costs far fewer page faults (glibc; elsewhere this does nothing).
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 # Safe path: what runs is what was installed.

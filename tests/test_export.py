@@ -226,7 +226,7 @@ GOOD = {"vocabulary": "byt5", "lengths": LENGTH}
     ({"platforms": "cpu,gpu"}, "platforms=['cpu', 'gpu']; expected some of"),
     ({"max_length": 0}, "max_length=0; expected 1 or more"),
     ({"vocabulary": "tiny"}, "has 4096 tokens, the model only 259"),
-    ({"vocabulary": "none.model"}, "No vocabulary 'none.model'"),
+    ({"vocabulary": "none.model"}, "no vocabulary 'none.model'"),
     ({"reduction": 2}, "does not route tokens"),
   ],
   ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

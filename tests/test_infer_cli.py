@@ -81,7 +81,7 @@ def test_a_killed_process_and_its_continuation(tmp_path):
 
   stdout, stderr = start(*arguments).communicate("\n".join(LINES))
   assert stdout == ""
-  assert "has 6 results; going on after them" in stderr
+  assert "has 6 results; continuing after them" in stderr
   assert "3 examples" in stderr and "tokens/s" in stderr
   assert (out / "predictions.jsonl").read_text().startswith(before)
 
@@ -137,7 +137,7 @@ def test_a_task(tmp_path):
     (["--gin.INPUT_PATH=nowhere.txt"], "nowhere.txt"),
     (["--gin.INPUT_TEMPLATE={body}"], "line 1: no value for body"),
     (["--gin.STDIN_FORMAT=csv"], "STDIN_FORMAT='csv'"),
-    (["--gin.VOCABULARY=nothing"], "No vocabulary 'nothing'"),
+    (["--gin.VOCABULARY=nothing"], "no vocabulary 'nothing'"),
     (["--gin.MODE=rank"], "MODE='rank'"),
     (["--gin.REDUCTION=0"], "REDUCTION=0; expected a number, 1 or more"),
     (["--gin.CHECKPOINT_PATH=nowhere"], "no checkpoint found in nowhere"),

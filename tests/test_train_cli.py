@@ -138,7 +138,7 @@ def test_a_dry_run_shows_the_plan(tmp_path, capsys):
     (["--gin.BATCH_SIZE={1,"], "--gin.BATCH_SIZE={1,: not a value"),
     (["--gin_file=nowhere.gin"], "nowhere.gin"),
     (["--gin.MODEL_DIR=x", "--gin.DTYPE=float16"], "float16 is refused"),
-    (["--gin.MODEL_DIR=x"], "No training text matches"),
+    (["--gin.MODEL_DIR=x"], "no training text matches"),
   ],
 )
 def test_bad_input_is_one_message(arguments, message, capsys):

@@ -188,10 +188,10 @@ def _coordinate_descent(
   k = router.capacity(shape[1], reduction)
 
   def weights(scores):
-    found = colt5_attention.coor_descent(
+    soft_weights = colt5_attention.coor_descent(
       scores, n_iters=20, k=k, eps=0.03, eps_init=4.0, eps_decay=0.7
     )
-    return found.topk(k, dim=-1)[0]
+    return soft_weights.topk(k, dim=-1)[0]
 
   if part == "soft_top_k":
     return Call(_inference(lambda: weights(scores)))

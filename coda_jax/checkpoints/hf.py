@@ -174,7 +174,7 @@ def check(config: T5Config, leaves: Mapping[str, Any]) -> None:
   if unknown := [path for path in leaves if hf_names.to_name(path)[0] is None]:
     raise ValueError(
       "Hugging Face's T5 has no place for these leaves; convert the backbone "
-      "alone (--backbone), and keep the adapter beside it:\n  "
+      "alone (--backbone), and keep the adapter in its own folder:\n  "
       + "\n  ".join(unknown)
     )
   hf_config.write(config, "float32")

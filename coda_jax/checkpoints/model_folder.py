@@ -26,7 +26,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def config_to_dict(config: T5Config) -> dict[str, Any]:
-  """What a model is, as JSON-ready values: a `T5Config` without `COMPUTE`."""
+  """A model's JSON-ready description: its `T5Config` without `COMPUTE`."""
   coda = None if config.coda is None else coda_to_dict(config.coda)
   return {**without_compute(dataclasses.asdict(config)), "coda": coda}
 

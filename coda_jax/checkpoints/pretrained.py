@@ -28,7 +28,7 @@ def load_pretrained(
 
   Args:
     path: a Hugging Face T5 folder (config.json and safetensors), a checkpoint_N
-      folder of t5x, a folder written by coda_jax, or "tiny_dense" or
+      t5x folder, a folder written by coda_jax, or "tiny_dense" or
       "tiny_coda", which come with the package; told apart by its content.
     coda: turns the checkpoint into a CoDA model: adapters and routers that the
       file does not have are initialised, the backbone is the file's. None takes

@@ -36,13 +36,13 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 
 def describe(config: T5Config) -> dict[str, Any]:
-  """What a run's model is, by names of its own."""
+  """The fields of a run's model, under names of their own."""
   fields = model_folder.config_to_dict(config)
   return {_CONFIG + name: value for name, value in fields.items()}
 
 
 def fixed(saved: Mapping[str, Any]) -> dict[str, Any]:
-  """What must not change when a run is resumed, of what a checkpoint saved.
+  """The part of a saved description that a resumed run must not change.
 
   Older versions also saved how the model's CoDA layers compute.
   """
@@ -57,7 +57,7 @@ def read_config(path: str | os.PathLike[str]) -> T5Config:
 
   Raises:
     FileNotFoundError: the description is missing.
-    ValueError: it is damaged, or not of a run of coda_jax.
+    ValueError: it is damaged, or not that of a coda_jax run.
   """
   return _config(_read_about(path), path)
 
@@ -66,7 +66,7 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
   """Whether every leaf is trained: then the folder has the whole model.
 
   Raises:
-    FileNotFoundError, ValueError: as `read_config`; damaged arrays.
+    FileNotFoundError, ValueError: damaged arrays; see also `read_config`.
   """
   config = read_config(path)
   return not _expected(config).keys() - _trained(path).keys()
@@ -136,7 +136,7 @@ def read_frozen_checksum(path: str | os.PathLike[str]) -> int:
   """The checksum of the leaves that the run leaves frozen.
 
   Raises:
-    FileNotFoundError, ValueError: as `read_config`.
+    FileNotFoundError, ValueError: see `read_config`.
   """
   run = _read_about(path)["run"]
   with files.naming(path):

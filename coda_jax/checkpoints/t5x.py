@@ -77,10 +77,10 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
       f"state/{t5x_orbax.METADATA_FILE} nor a file {t5x_msgpack.FILE!r}. Pass "
       "the checkpoint_N folder itself"
     )
-  found = (
+  stored = (
     t5x_orbax.read(folder) if layout == "orbax" else t5x_msgpack.read(folder)
   )
-  leaves = _unscanned(found, str(folder))
+  leaves = _unscanned(stored, str(folder))
   return config_of(leaves, str(folder)), leaves
 
 
@@ -132,8 +132,8 @@ def config_of(leaves: Mapping[str, Any], source: str) -> T5Config:
   def shape(path: str) -> tuple[int, int]:
     if path not in leaves:
       raise ValueError(
-        f"{source} has no {path}, so it is no T5 of t5x's minimal or scalable "
-        f"network; the first leaf is {next(iter(leaves), None)!r}"
+        f"{source} has no {path}, so it is not a T5 of t5x's minimal or "
+        f"scalable network; the first leaf is {next(iter(leaves), None)!r}"
       )
     if len(leaves[path].shape) != 2 or 0 in leaves[path].shape:
       raise ValueError(

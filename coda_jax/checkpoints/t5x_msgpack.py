@@ -1,7 +1,7 @@
 """The layout of every published t5x checkpoint: msgpack, and zarr folders.
 
 Arrays of one element are in the file itself, every other one is in a folder of
-its own beside it.
+its own next to it.
 """
 
 from collections.abc import Iterator, Mapping

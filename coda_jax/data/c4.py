@@ -11,7 +11,7 @@ from coda_jax.data import prepared, preprocessors, tasks
 # arXiv:2010.11934, section 3.2).
 LANGUAGE_EXPONENT = 0.3
 
-# What mC4 calls pages whose language it could not tell.
+# mC4's code for pages whose language is unknown.
 _UNKNOWN_LANGUAGE = "und"
 _VALIDATION = "-validation"
 
@@ -30,8 +30,8 @@ def c4_task(
     `name`.
 
   Raises:
-    FileNotFoundError: if the data is not prepared in TFDS_DATA_DIR.
-    ValueError: if it has an empty split.
+    FileNotFoundError: the data is not prepared in TFDS_DATA_DIR.
+    ValueError: an empty split.
   """
   splits = {split: split for split in ("train", "validation")}
   return _add_task(name, data, splits, vocabulary)
@@ -48,8 +48,8 @@ def mc4_mixture(
 
   Args:
     data: name and version in TFDS.
-    languages: codes as mC4 has them, such as "de"; None takes all of the data
-      but what is in no known language.
+    languages: mC4's codes, such as "de"; None takes all but pages whose
+      language is unknown.
     name: the mixture's name; its tasks are `name`_`language`.
     vocabulary: see `vocabularies.load`.
 
@@ -57,8 +57,8 @@ def mc4_mixture(
     `name`.
 
   Raises:
-    FileNotFoundError: if the data is not prepared in TFDS_DATA_DIR.
-    ValueError: if it lacks a language, or has an empty split.
+    FileNotFoundError: the data is not prepared in TFDS_DATA_DIR.
+    ValueError: a language that the data lacks, or an empty split.
   """
   if languages is None:
     languages = [

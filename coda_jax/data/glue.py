@@ -22,8 +22,8 @@ class Format(NamedTuple):
   """How a set of classified texts is written.
 
   Attributes:
-    fields: of an example, in the order in which they are written.
-    labels: names, by class.
+    fields: names of an example's fields, in the order of the text.
+    labels: names of the classes, in their order.
   """
 
   fields: tuple[str, ...]
@@ -67,7 +67,7 @@ def classification(
     example: scalar strings under the names of the fields, and `label`, an
       integer, -1 for none.
     prefix: the name that starts the input.
-    form: of `GLUE` or `SUPER_GLUE`.
+    form: an entry of `GLUE` or `SUPER_GLUE`.
 
   Returns:
     `inputs` and `targets`, scalar strings.
@@ -79,7 +79,7 @@ def classification(
 
 
 def label_name(label: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:
-  """Returns the name of an integer label, "<unk>" for -1."""
+  """The name of an integer label, "<unk>" for -1."""
   return tf.gather([UNLABELLED, *labels], label + 1)
 
 
@@ -110,7 +110,7 @@ def answer_options(example: Example) -> dict[str, tf.Tensor]:
 
   Returns:
     `inputs` and `targets`, scalar strings; `paragraph` and `question`, the
-    numbers of what was asked.
+    question's numbers.
   """
   written = classification(
     example, prefix="multirc", form=SUPER_GLUE["multirc"]

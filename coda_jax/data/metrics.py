@@ -17,7 +17,7 @@ from coda_jax.data import glue
 def accuracy(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Returns the share of predictions that equal their target."""
+  """The share of predictions that equal their target."""
   targets, predictions = _stripped(targets, predictions)
   score = sklearn_metrics.accuracy_score(targets, predictions)
   return {"accuracy": float(score)}
@@ -26,7 +26,7 @@ def accuracy(
 def f1(
   targets: Sequence[str], predictions: Sequence[str], *, labels: Sequence[str]
 ) -> dict[str, float]:
-  """Returns the F1 of the second of two labels, as GLUE has it.
+  """The F1 of the second of two labels, as GLUE reports it.
 
   Args:
     targets: each is one of `labels`.
@@ -49,7 +49,7 @@ def f1(
 def macro_f1(
   targets: Sequence[str], predictions: Sequence[str], *, labels: Sequence[str]
 ) -> dict[str, float]:
-  """Returns the mean of the labels' F1, as SuperGLUE has it for CB."""
+  """The mean of the labels' F1, as SuperGLUE reports it for CB."""
   targets, predictions = _stripped(targets, predictions)
   score = sklearn_metrics.f1_score(
     targets,
@@ -64,7 +64,7 @@ def macro_f1(
 def matthews(
   targets: Sequence[str], predictions: Sequence[str], *, labels: Sequence[str]
 ) -> dict[str, float]:
-  """Returns Matthews' correlation; other texts than labels are one more class.
+  """Matthews' correlation; texts that are not labels form one more class.
 
   0 where it is not defined: if all targets or all predictions are equal.
   """
@@ -77,7 +77,7 @@ def matthews(
 def correlations(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Returns the correlations of Pearson and of Spearman between numbers.
+  """The correlations of Pearson and of Spearman between numbers.
 
   A prediction that is not a finite number counts as -1, as in T5. Both are 0
   where they are undefined: if all targets or all predictions are equal.
@@ -96,7 +96,7 @@ def correlations(
 def rouge(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Returns the mean F-measures of ROUGE-1, -2 and -L, stemmed.
+  """The mean F-measures of ROUGE-1, -2 and -L, stemmed.
 
   Source: Lin 2004, as the rouge-score package computes it.
   """
@@ -114,16 +114,16 @@ def rouge(
 
 
 def by_name(name: str) -> Callable[..., dict[str, float]]:
-  """Returns the metric of this name that needs no labels to be told.
+  """The metric of this name; only those that need no labels have one.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: an unknown name.
   """
   known = {f.__name__: f for f in (accuracy, correlations, rouge)}
   if name not in known:
     raise ValueError(
       f"unknown metric {name!r}: expected one of {', '.join(known)}, or a"
-      " function from targets and predictions to {name: value}."
+      " function from targets and predictions to {name: value}"
     )
   return known[name]
 
@@ -144,19 +144,19 @@ def _stripped(
 
 
 def check(targets: Sequence, predictions: Sequence) -> None:
-  """Checks that there is something to compare with each prediction.
+  """Checks that each prediction has a target to compare with.
 
   Raises:
-    ValueError: unless there is one prediction for each target, and at least
-      one; or if a target says that it is secret.
+    ValueError: no targets, another number of predictions, or a target that says
+      that it is secret.
   """
   if not targets or len(targets) != len(predictions):
     raise ValueError(
-      "A metric needs one prediction for each target and at least one, got"
-      f" {len(predictions)} predictions and {len(targets)} targets."
+      "a metric needs one prediction for each target and at least one, got"
+      f" {len(predictions)} predictions and {len(targets)} targets"
     )
   if glue.UNLABELLED in targets:
     raise ValueError(
-      f"A target is {glue.UNLABELLED!r}: the labels of this split are secret,"
-      " as in the test splits of GLUE and SuperGLUE; measure on validation."
+      f"a target is {glue.UNLABELLED!r}: the labels of this split are secret,"
+      " as in the test splits of GLUE and SuperGLUE; measure on validation"
     )

@@ -30,7 +30,7 @@ def noise_counts(
   noise_density: float = NOISE_DENSITY,
   mean_span_length: float = MEAN_SPAN_LENGTH,
 ) -> tuple[int, int]:
-  """Returns (noise tokens, noise spans) of a segment of `num_tokens`."""
+  """The numbers (noise tokens, noise spans) of a segment of `num_tokens`."""
   noise = min(max(round(num_tokens * noise_density), 1), num_tokens - 1)
   spans = max(round(noise / mean_span_length), 1)
   return noise, min(spans, noise, num_tokens - noise)
@@ -42,7 +42,7 @@ def corrupted_lengths(
   mean_span_length: float = MEAN_SPAN_LENGTH,
   keep_spans: bool = False,
 ) -> tuple[int, int]:
-  """Returns the (inputs, targets) lengths of a segment, EOS included."""
+  """The (inputs, targets) lengths of a segment, EOS included."""
   noise, spans = noise_counts(num_tokens, noise_density, mean_span_length)
   kept = num_tokens if keep_spans else num_tokens - noise
   return kept + spans + 1, noise + spans + 1
@@ -52,15 +52,15 @@ def check_noise(noise_density: float, mean_span_length: float) -> None:
   """Refuses noise that no segment can have.
 
   Raises:
-    ValueError: if a value is no number, or out of its range.
+    ValueError: a value that is not a number, or out of its range.
   """
   if not (_is_number(noise_density) and 0 < noise_density < 1):
     raise ValueError(
-      f"noise_density={noise_density!r}; expected a number between 0 and 1."
+      f"noise_density={noise_density!r}; expected a number between 0 and 1"
     )
   if not (_is_number(mean_span_length) and mean_span_length >= 1):
     raise ValueError(
-      f"mean_span_length={mean_span_length!r}; expected a number, 1 or more."
+      f"mean_span_length={mean_span_length!r}; expected a number, 1 or more"
     )
 
 
@@ -75,20 +75,20 @@ def segment_length(
   mean_span_length: float = MEAN_SPAN_LENGTH,
   keep_spans: bool = False,
 ) -> int:
-  """Returns how many raw tokens fill `inputs_length` when corrupted.
+  """The number of raw tokens that fill `inputs_length` when corrupted.
 
-  Exactly, unless the spans are kept: then one token may be missing.
+  They fill it exactly; if the spans are kept, one token may be missing.
 
   Raises:
-    ValueError: if the targets do not fit in `targets_length`, or if
-      `inputs_length` is too short to corrupt anything.
+    ValueError: an `inputs_length` that is too short to corrupt anything, or a
+      `targets_length` that the targets do not fit in.
   """
   check_noise(noise_density, mean_span_length)
   settings = (noise_density, mean_span_length, keep_spans)
   if inputs_length < corrupted_lengths(2, *settings)[0]:
     raise ValueError(
-      f"An inputs length of {inputs_length} is too short for span corruption:"
-      " set TASK_FEATURE_LENGTHS['inputs'] to 16 or more."
+      f"an inputs length of {inputs_length} is too short for span corruption:"
+      " set TASK_FEATURE_LENGTHS['inputs'] to 16 or more"
     )
   # One more raw token adds one to the inputs, or one to the noise; where spans
   # are kept, one or two to the inputs.
@@ -98,9 +98,9 @@ def segment_length(
   needed = corrupted_lengths(num_tokens, *settings)[1]
   if needed > targets_length:
     raise ValueError(
-      f"Span corruption of inputs of length {inputs_length} makes targets of"
+      f"span corruption of inputs of length {inputs_length} makes targets of"
       f" length {needed}, more than the {targets_length} that are allowed: set"
-      f" TASK_FEATURE_LENGTHS['targets'] to {needed} or more."
+      f" TASK_FEATURE_LENGTHS['targets'] to {needed} or more"
     )
   return num_tokens
 
@@ -113,7 +113,7 @@ def split_stream(dataset: tf.data.Dataset, num_tokens: int) -> tf.data.Dataset:
     num_tokens: length of a segment.
 
   Returns:
-    A dataset of int32 `[num_tokens]`. What is left at the end is dropped.
+    A dataset of int32 `[num_tokens]`. The last tokens, too few, are dropped.
   """
 
   def cut(rest, document):
@@ -147,7 +147,7 @@ def corrupt_spans(
   mean_span_length: float = MEAN_SPAN_LENGTH,
   keep_spans: bool = False,
 ) -> dict[str, tf.Tensor]:
-  """Returns the corrupted `inputs` and `targets` of one segment.
+  """Makes the `inputs` and `targets` of one segment.
 
   Kept and cut spans alternate, a kept one first. The sentinels count down from
   the vocabulary's last id.
@@ -199,7 +199,7 @@ def span_corruption(
   Args:
     dataset: scalar strings, a document each.
     sequence_length: lengths of `inputs`, filled exactly, and of `targets`.
-    output_features: the vocabulary is that of `targets`.
+    output_features: that of `targets` gives the vocabulary.
     noise_density: share of the tokens that is cut out.
     mean_span_length: mean length of a span that is cut out.
     keep_spans: span copying: leave them in the inputs, after their sentinels.
@@ -208,13 +208,13 @@ def span_corruption(
     A dataset of `inputs` and `targets`, int32, EOS at the end of both.
 
   Raises:
-    ValueError: if the lengths are missing or do not fit, or if the vocabulary
-      has too few sentinels.
+    ValueError: lengths that are missing or do not fit, or a vocabulary with too
+      few sentinels.
   """
   if not {"inputs", "targets"} <= set(sequence_length or {}):
     raise ValueError(
-      "Span corruption needs the lengths of 'inputs' and 'targets', got"
-      f" {sequence_length}: set TASK_FEATURE_LENGTHS."
+      "span corruption needs the lengths of 'inputs' and 'targets', got"
+      f" {sequence_length}: set TASK_FEATURE_LENGTHS"
     )
   vocabulary = output_features["targets"].vocabulary
   settings = {
@@ -229,9 +229,9 @@ def span_corruption(
   available = vocabularies.num_sentinels(vocabulary)
   if spans > available:
     raise ValueError(
-      f"Inputs of length {sequence_length['inputs']} hold {spans} spans, the"
+      f"inputs of length {sequence_length['inputs']} hold {spans} spans, the"
       f" vocabulary has {available} sentinels: shorten the inputs or set a"
-      " greater mean_span_length."
+      " greater mean_span_length"
     )
 
   @seqio.map_over_dataset(num_seeds=1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from coda_jax.data import glue, metrics
 
-# What was asked: (paragraph or passage, question).
+# The numbers of a question: (paragraph or passage, question).
 Group = tuple[int, int]
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -20,7 +20,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 def squad(
   targets: Sequence[Sequence[str]], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Returns the share of exact matches and the mean F1 over words, 0 to 1.
+  """The share of exact matches and the mean F1 over words, 0 to 1.
 
   Each is the best over a question's answers. Source: the evaluation script of
   SQuAD 1.1 (Rajpurkar et al. 2016), reimplemented: the packages that have it
@@ -31,13 +31,13 @@ def squad(
     predictions: an answer each.
 
   Raises:
-    ValueError: if a question has no answer; and as `metrics.check`.
+    ValueError: a question without an answer; see also `metrics.check`.
   """
   metrics.check(targets, predictions)
   if not all(targets):
     raise ValueError(
-      "A question has no answer: those of this split are secret, as in"
-      " ReCoRD's test split; measure on validation."
+      "a question has no answer: those of this split are secret, as in"
+      " ReCoRD's test split; measure on validation"
     )
   scores = []
   for answers, guess in zip(targets, predictions, strict=True):
@@ -68,7 +68,7 @@ def _words_f1(guess: str, answer: str) -> float:
 def record(
   targets: Sequence[tuple[Sequence[str], Group]], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Returns `squad` of ReCoRD, each query counted once, by its first example.
+  """`squad` for ReCoRD: a query counts once, by its first example.
 
   Args:
     targets: (answers, query) pairs.
@@ -85,7 +85,7 @@ def record(
 def multirc(
   targets: Sequence[tuple[str, Group]], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Returns MultiRC's F1 over all answers, and its exact match, 0 to 1.
+  """MultiRC's F1 over all answers, and its exact match, 0 to 1.
 
   A question is matched if each of its answers is judged rightly. Source:
   Khashabi et al. 2018, as SuperGLUE reports it (F1a and EM).

@@ -105,8 +105,8 @@ def answers_of_query(
   """
   if not is_target:
     return text
-  found = answers(text, example=example, is_target=True)
-  return found, (int(example["passage"]), int(example["query"]))
+  known = answers(text, example=example, is_target=True)
+  return known, (int(example["passage"]), int(example["query"]))
 
 
 def summary(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:

@@ -23,23 +23,23 @@ class Repeated(NamedTuple):
   """Takes the place of a JSON object that has a key twice.
 
   Attributes:
-    key: the first of its keys that is there again.
+    key: the first of its keys that is repeated.
   """
 
   key: str
 
 
 def check_ending(path: str) -> None:
-  """Checks that the name of a file says a known format.
+  """Checks that a file's name ends in a known format.
 
   Raises:
-    ValueError: it does not.
+    ValueError: another ending.
   """
   ending, compression = _endings(path)
   if ending not in _READERS or (compression and ending == ".parquet"):
     raise ValueError(
       f"{path}: a table ends in one of {', '.join(sorted(_READERS))}; all but "
-      f".parquet may be compressed, with {' or '.join(_OPENERS)} after that."
+      f".parquet may be compressed, with {' or '.join(_OPENERS)} after that"
     )
 
 
@@ -47,7 +47,7 @@ def read(path: str) -> Rows:
   """Yields the rows of a table, in the order of the file.
 
   Args:
-    path: the file; its ending says what it is. CSV and TSV start with a line
+    path: the file; its ending tells the format. CSV and TSV start with a line
       of column names; CSV may quote fields (RFC 4180), TSV has no quotes.
 
   Yields:
@@ -73,7 +73,7 @@ def read(path: str) -> Rows:
 
 
 def json_lines(lines: Iterable[bytes], name: str) -> Rows:
-  """The rows of JSON lines; `name` is for messages, blank lines are none."""
+  """The rows of JSON lines; `name` is for messages, blank lines are skipped."""
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
@@ -84,7 +84,7 @@ def json_lines(lines: Iterable[bytes], name: str) -> Rows:
       yield where, f"not JSON in UTF-8: {error}"
       continue
     except RecursionError:
-      yield where, "lists or objects in one another, too deep to be read"
+      yield where, "lists or objects are nested too deep to be read"
       continue
     yield where, _json_row(row)
 
@@ -102,7 +102,7 @@ def text_lines(lines: Iterable[bytes], name: str) -> Rows:
 
 
 def _endings(path: str) -> tuple[str, str]:
-  """What the file is, ".csv", and how it is compressed, ".gz" or ""."""
+  """The file's format, ".csv", and its compression, ".gz" or ""."""
   rest, ending = os.path.splitext(path.lower())
   if ending in _OPENERS:
     return os.path.splitext(rest)[1], ending
@@ -141,7 +141,7 @@ def _read_tsv(path: str) -> Rows:
 
 def _delimited(path: str, **dialect: Any) -> Rows:
   csv.field_size_limit(_LONGEST_FIELD)
-  # Escaped, a bad byte spoils its own row alone.
+  # Bad bytes are escaped, so that each spoils its own row only.
   with (
     _open(path) as binary,
     io.TextIOWrapper(
@@ -178,7 +178,7 @@ def _delimited(path: str, **dialect: Any) -> Rows:
 
 
 def _not_utf_8(fields: Iterable[str]) -> str:
-  """What is wrong with texts that were read with bad bytes escaped."""
+  """Describes the first bad byte of texts that were read with these escaped."""
   try:
     "".join(fields).encode()
   except UnicodeEncodeError as error:
@@ -212,15 +212,15 @@ def _read_json(path: str) -> Rows:
 
 def _loads(content: bytes) -> Any:
   value = json.loads(content, object_pairs_hook=_object)
-  if b"\\u" in content:  # Half of a surrogate pair is no text.
+  if b"\\u" in content:  # Half of a surrogate pair is not text.
     json.dumps(value, ensure_ascii=False).encode()
   return value
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any] | Repeated:
-  found = dict(pairs)
-  if len(found) == len(pairs):
-    return found
+  members = dict(pairs)
+  if len(members) == len(pairs):
+    return members
   counts = Counter(key for key, _ in pairs)
   return Repeated(next(key for key, count in counts.items() if count > 1))
 

@@ -23,7 +23,7 @@ class BadRow(NamedTuple):
 
 
 class Texts(NamedTuple):
-  """Examples in memory: what goes in, and what should come out."""
+  """Examples in memory: inputs and their targets."""
 
   inputs: list[str]
   targets: list[str]
@@ -32,19 +32,19 @@ class Texts(NamedTuple):
 def load(
   filepattern: str, *, inputs: str, targets: str, skip_bad_rows: bool = False
 ) -> Texts:
-  """Reads every row of the files that match; arguments as `find`, `read`.
+  """Reads every row of the files that match a glob.
 
   Args:
-    filepattern: a glob.
-    inputs: the input's template.
-    targets: the target's.
+    filepattern: the glob; see `find`.
+    inputs: the input's template; see `read`.
+    targets: the target's template.
     skip_bad_rows: leave out bad rows, with a warning that counts them.
 
   Raises:
-    FileNotFoundError, ValueError: as `find` and `read`; for a bad row, unless
-      they are skipped; and if no row is left.
+    FileNotFoundError, ValueError: no usable row, or a bad one, unless they are
+      skipped; see also `find` and `table_files.read`.
   """
-  found, skipped = Texts([], []), []
+  texts, skipped = Texts([], []), []
   for path in find(filepattern):
     for row in read(path, inputs=inputs, targets=targets):
       if isinstance(row, BadRow):
@@ -55,32 +55,32 @@ def load(
           )
         skipped.append(row)
       else:
-        found.inputs.append(row[0])
-        found.targets.append(row[1])
+        texts.inputs.append(row[0])
+        texts.targets.append(row[1])
   if skipped:
     warnings.warn(
       f"{filepattern}: left out {len(skipped)} bad rows of"
-      f" {len(skipped) + len(found.inputs)}; the first is {skipped[0].where}:"
+      f" {len(skipped) + len(texts.inputs)}; the first is {skipped[0].where}:"
       f" {skipped[0].why}",
       stacklevel=2,
     )
-  if not found.inputs:
-    raise ValueError(f"{filepattern}: no usable row in these files.")
-  return found
+  if not texts.inputs:
+    raise ValueError(f"{filepattern}: no usable row in these files")
+  return texts
 
 
 def find(filepattern: str) -> list[str]:
-  """Returns the files that match a glob, sorted.
+  """The files that match a glob, sorted.
 
   Raises:
-    FileNotFoundError: if there are none.
-    ValueError: if the ending of one is of no known format.
+    FileNotFoundError: no file matches.
+    ValueError: a file of an unknown format.
   """
   paths = sorted(glob.glob(filepattern))
   if not paths:
     raise FileNotFoundError(
-      f"No file matches {filepattern!r}: expected .csv, .tsv, .json, .jsonl or"
-      " .parquet files with a column for each name in the templates."
+      f"no file matches {filepattern!r}: expected .csv, .tsv, .json, .jsonl or"
+      " .parquet files with a column for each name in the templates"
     )
   for path in paths:
     table_files.check_ending(path)
@@ -88,15 +88,15 @@ def find(filepattern: str) -> list[str]:
 
 
 def check(path: str) -> None:
-  """Checks that there is a file of this name, and of a known format.
+  """Checks that a file exists and is of a known format.
 
   Raises:
-    FileNotFoundError: if there is none; no glob is tried.
-    ValueError: if its ending is of no known format.
+    FileNotFoundError: the file does not exist; the path is not a glob.
+    ValueError: an unknown format.
   """
   table_files.check_ending(path)
   if not os.path.isfile(path):
-    raise FileNotFoundError(f"There is no file {path!r}: expected one table.")
+    raise FileNotFoundError(f"{path!r} is not a file; expected one table")
 
 
 def read(
@@ -105,13 +105,13 @@ def read(
   """Yields each row's input and target text, in the order of the file.
 
   Args:
-    path: the file, as for `table_files.read`.
+    path: the file; see `table_files.read`.
     inputs: a template with columns in braces, "question: {question}".
     targets: the target's template.
 
   Yields:
     (input, target), or a `BadRow` in place of a row that can't be read or does
-    not fit the templates, as for `fill`.
+    not fit the templates; see `fill`.
   """
   return fill(table_files.read(path), inputs=inputs, targets=targets)
 
@@ -126,14 +126,14 @@ def fill(
   """Fills the templates with each row.
 
   A value is text, a number, or true or false, which read `True` and `False`.
-  None, NaN and blank text are no value. Each column of the target needs one,
-  and at least one column of the input: a row that lacks it is a bad row.
+  None, NaN and blank text count as missing. Each column of the target needs a
+  value, and so does at least one column of the input; other rows are bad rows.
 
   Args:
-    rows: as `table_files.read` yields.
+    rows: see `table_files.read`.
     inputs: the input's template.
-    targets: the target's.
-    may_be_empty: take rows without values; the columns must still be there.
+    targets: the target's template.
+    may_be_empty: take rows without values; they still need the columns.
   """
   asked, answered = template_columns(inputs), template_columns(targets)
   columns = sorted({*asked, *answered})
@@ -152,43 +152,43 @@ def fill(
 
 
 def template_columns(template: str) -> list[str]:
-  """Returns the columns that a template names.
+  """The columns that a template names.
 
   Raises:
-    ValueError: if it is no template, or holds anything but plain names.
+    ValueError: not a template, or one that holds more than plain names.
   """
   try:
     parts = list(string.Formatter().parse(template))
   except ValueError as error:
     raise ValueError(
-      f"template {template!r}: {error}; write {{{{ or }}}} for a brace."
+      f"template {template!r}: {error}; write {{{{ or }}}} for a brace"
     ) from error
   names = [name for _, name, _, _ in parts if name is not None]
   for name in names:
-    # No attributes and no items of a value: a column is text or a number. A
-    # number would be that of an argument, which there is none of.
+    # A column is text or a number, and has no attributes and no items. A digit
+    # would name a positional argument, and none is passed.
     if not name or set(name) & set(".[]") or name.isdigit():
       raise ValueError(
         f"template {template!r} names no column with {{{name}}}: expected"
-        " {column}."
+        " {column}"
       )
   for _, name, how, _ in parts:
     if how and "{" in how:
       raise ValueError(
         f"template {template!r} has a column in the format of {{{name}}}:"
-        " expected plain text behind the colon, as in {column:>5}."
+        " expected plain text after the colon, as in {column:>5}"
       )
   return names
 
 
 def _misfit(row: table_files.Row, columns: Sequence[str]) -> str:
-  """What of a row no template could take."""
+  """Says why no template can take a row; "" if one can."""
   if absent := [name for name in columns if name not in row]:
     return (
       f"no value for {', '.join(absent)}; it has {', '.join(map(str, row))}"
     )
   for name in columns:
-    # As text these would be Python's spelling, which nobody asked for.
+    # str would write these in Python's notation, which nobody asked for.
     if isinstance(row[name], list | tuple | dict | bytes):
       kind = {list: "a list", bytes: "bytes"}.get(type(row[name]), "an object")
       return (

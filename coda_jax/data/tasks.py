@@ -23,15 +23,15 @@ def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
   """Registers a task or mixture once.
 
   Args:
-    name: what `make` registers.
-    arguments: all that it depends on.
+    name: the name that `make` registers.
+    arguments: all values that the task depends on.
     make: called unless `name` is registered already, with the same arguments.
 
   Returns:
     `name`.
 
   Raises:
-    ValueError: if it is registered with other arguments.
+    ValueError: `name` is registered already, with other arguments.
   """
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name not in known:
@@ -39,8 +39,8 @@ def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
     _registered[name] = arguments
   elif _registered.get(name) != arguments:
     raise ValueError(
-      f"A task {name!r} is registered already, with {_registered.get(name)},"
-      f" and now again with {arguments}: give one of them another name."
+      f"a task {name!r} is registered already, with {_registered.get(name)},"
+      f" and now again with {arguments}: give one of them another name"
     )
   return name
 
@@ -48,7 +48,7 @@ def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
 def output_features(
   vocabulary: str, newlines: str | None = None
 ) -> dict[str, seqio.Feature]:
-  """Returns the features of an encoder-decoder task, both ended by EOS."""
+  """The features of an encoder-decoder task, both ended by EOS."""
   feature = seqio.Feature(
     vocabularies.load(vocabulary, newlines=newlines),
     add_eos=True,
@@ -81,8 +81,8 @@ def span_corruption_task(
     `name`.
 
   Raises:
-    ValueError: if `filepattern` lacks "{split}", or the noise is out of range.
-    FileNotFoundError: if there are no training files.
+    ValueError: a `filepattern` without "{split}", or noise out of range.
+    FileNotFoundError: no training file matches.
   """
   _check_filepattern(filepattern, "data/corpus/*-{split}-*.txt")
   preprocessors.check_noise(noise_density, mean_span_length)
@@ -92,9 +92,9 @@ def span_corruption_task(
   }
   if not tf.io.gfile.glob(patterns["train"]):
     raise FileNotFoundError(
-      f"No training text matches {patterns['train']!r}: run `python"
+      f"no training text matches {patterns['train']!r}: run `python"
       " scripts/build_corpus.py --output=data/corpus`, or set the task's"
-      " filepattern."
+      " filepattern"
     )
 
   def make():
@@ -125,7 +125,7 @@ def span_corruption_task(
 def _check_filepattern(filepattern: str, example: str) -> None:
   if not isinstance(filepattern, str) or "{split}" not in filepattern:
     raise ValueError(
-      f"filepattern={filepattern!r} must hold '{{split}}', as in {example!r}."
+      f"filepattern={filepattern!r} must hold '{{split}}', as in {example!r}"
     )
 
 
@@ -175,7 +175,7 @@ def table_task(
       such as "data/reviews-{split}.csv".
     name: the task's name.
     inputs: the input's template, columns in braces: "review: {text}".
-    targets: the target's.
+    targets: the target's template.
     vocabulary: see `vocabularies.load`.
     metric_fns: names for `metrics.by_name`, or functions like those.
     skip_bad_rows: leave out rows that can't be read or lack a value, with a
@@ -186,10 +186,9 @@ def table_task(
     `name`.
 
   Raises:
-    ValueError: if `filepattern` lacks "{split}", if a template is wrong, if
-      there is no such metric, or if a file can't be read, has a bad row or no
-      rows at all.
-    FileNotFoundError: if there are no training files.
+    ValueError: a `filepattern` without "{split}", a wrong template, an unknown
+      metric, or a file that can't be read, has a bad row or has no rows.
+    FileNotFoundError: no training file matches.
   """
   for macro, value in (
     ("TABLE", filepattern),
@@ -250,7 +249,7 @@ def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
   )
 
 
-# What each BBC task reads and writes of an article, and its metric.
+# {target: (an article's input text, its target text, the metric)}.
 _BBC_TARGETS = {
   "topic": (
     lambda article: f"topic: {bbc.topic_text(article)}",
@@ -268,7 +267,7 @@ _BBC_TARGETS = {
 def bbc_task(
   target: str, *, name: str | None = None, vocabulary: str = "tiny"
 ) -> str:
-  """Registers a task on the BBC News articles; splits as `bbc.split` makes.
+  """Registers a task on the BBC News articles, in the splits of `bbc.split`.
 
   Args:
     target: "topic", from title and body, measured by accuracy; or "headline",
@@ -280,13 +279,13 @@ def bbc_task(
     The task's name.
 
   Raises:
-    ValueError: if there is no such target.
-    FileNotFoundError: if the articles are not installed.
+    ValueError: an unknown target.
+    FileNotFoundError: the articles are not installed.
   """
   if target not in _BBC_TARGETS:
     raise ValueError(
       f"bbc_task has no target {target!r}: expected one of"
-      f" {sorted(_BBC_TARGETS)}."
+      f" {sorted(_BBC_TARGETS)}"
     )
   name = name or f"bbc_{target}"
   read_input, read_target, metric = _BBC_TARGETS[target]

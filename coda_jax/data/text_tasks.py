@@ -35,8 +35,8 @@ class TextTask(NamedTuple):
   Attributes:
     data: name and version in TFDS.
     preprocessors: from TFDS's examples to `inputs` and `targets`, texts.
-    metric_fns: of `metrics` or `qa_metrics`.
-    splits: {split: TFDS's name of it}; None takes all.
+    metric_fns: functions of `metrics` or `qa_metrics`.
+    splits: {seqio's name of a split: TFDS's name}; None takes all.
     postprocess: seqio's postprocess_fn, where a target is more than a text.
   """
 
@@ -151,9 +151,9 @@ TASKS: dict[str, TextTask] = {
   "xsum": TextTask("xsum:1.1.0", [_each(reading.summary)], [metrics.rouge]),
 }
 
-# Shares of training examples, as many as each set has: T5's numbers. What has
-# no training split takes the rate of its other half; it has a say only in the
-# mixture's validation loss.
+# Rates: the number of each set's training examples, as T5 gives it. A set
+# without a training split has the rate of its other half, which counts in the
+# mixture's validation loss only.
 MIXTURES: dict[str, dict[str, float]] = {
   "mnli": {"glue_mnli": 1, "glue_mnli_matched": 1, "glue_mnli_mismatched": 1},
   # Without WNLI, as T5: its schemas are trained on as WSC, in SuperGLUE.
@@ -195,8 +195,8 @@ def text_task(name: str, *, vocabulary: str = "tiny") -> str:
     `name`.
 
   Raises:
-    ValueError: if there is no such task, or its data has an empty split.
-    FileNotFoundError: if its data is not prepared in TFDS_DATA_DIR.
+    ValueError: an unknown name, or data with an empty split.
+    FileNotFoundError: the data is not prepared in TFDS_DATA_DIR.
   """
   if name in MIXTURES:
     rates = MIXTURES[name]
@@ -208,7 +208,7 @@ def text_task(name: str, *, vocabulary: str = "tiny") -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? Known" if close else "known"
     raise ValueError(
-      f"text_task has no set {name!r}; {hint} are {', '.join(sorted(known))}."
+      f"text_task has no set {name!r}; {hint} are {', '.join(sorted(known))}"
     )
   return _add_task(name, vocabulary)
 

@@ -18,7 +18,7 @@ class LineBreaks(seqio.SentencePieceVocabulary):
 
   SentencePiece reads a line break as a space, T5's vocabulary among others.
   Here it becomes the mark, between spaces, and the mark becomes a line break
-  again where tokens are decoded; spaces beside a line break are lost.
+  again where tokens are decoded; spaces next to a line break are lost.
   """
 
   def __init__(self, base: seqio.SentencePieceVocabulary, mark: str):
@@ -29,7 +29,7 @@ class LineBreaks(seqio.SentencePieceVocabulary):
       mark: text that stands for a line break, such as "|".
 
     Raises:
-      ValueError: it is blank, or the vocabulary can't write it.
+      ValueError: a mark that is blank, or that the vocabulary can't write.
     """
     super().__init__(base.sentencepiece_model_file, extra_ids=base.extra_ids)
     self.mark = mark.strip()
@@ -45,7 +45,7 @@ class LineBreaks(seqio.SentencePieceVocabulary):
     return super()._encode(s.replace("\n", f" {self.mark} "))
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    mark = self.mark.replace("\\", "\\\\")  # No reference to a group.
+    mark = self.mark.replace("\\", "\\\\")  # Not a reference to a group.
     return super()._encode_tf(tf.strings.regex_replace(s, "\n", f" {mark} "))
 
   def _decode(self, ids: list[int]) -> str:
@@ -63,18 +63,18 @@ class LineBreaks(seqio.SentencePieceVocabulary):
 def load(
   vocabulary: str = "tiny", *, newlines: str | None = None
 ) -> seqio.Vocabulary:
-  """Returns a seqio vocabulary; T5's 100 sentinels follow the pieces.
+  """Loads a seqio vocabulary; T5's 100 sentinels follow the pieces.
 
   Args:
     vocabulary: "tiny", the one of tiny_dense and tiny_coda (3996 pieces);
       "tiny8k", the one of tiny_8_layers (8092 pieces); "byt5", bytes; or the
       path of a SentencePiece model, such as T5's spiece.model.
-    newlines: what stands for a line break, see `LineBreaks`; None leaves line
-      breaks to the vocabulary.
+    newlines: the text that stands for a line break, see `LineBreaks`; None
+      leaves line breaks to the vocabulary.
 
   Raises:
-    FileNotFoundError: if `vocabulary` is neither a name nor a file.
-    ValueError: if it is no text, or `newlines` can't be used with it.
+    FileNotFoundError: `vocabulary` is neither a name nor a file.
+    ValueError: `vocabulary` is not a text, or does not go with `newlines`.
   """
   if not isinstance(vocabulary, str):
     raise ValueError(
@@ -113,12 +113,12 @@ def _by_name(vocabulary: str) -> seqio.Vocabulary:
     )
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(
-      f"No vocabulary {vocabulary!r}: expected 'tiny', 'byt5' or the path of a"
-      " SentencePiece model (spiece.model)."
+      f"no vocabulary {vocabulary!r}: expected 'tiny', 'byt5' or the path of a"
+      " SentencePiece model (spiece.model)"
     )
   return seqio.SentencePieceVocabulary(vocabulary, extra_ids=DEFAULT_SENTINELS)
 
 
 def num_sentinels(vocabulary: seqio.Vocabulary) -> int:
-  """Returns how many sentinels there are, counted down from the last id."""
+  """The number of sentinels, which count down from the last id."""
   return vocabulary.extra_ids or DEFAULT_SENTINELS

@@ -37,13 +37,13 @@ def schema(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     `inputs` and `targets`, scalar strings; `label`, an integer.
 
   Raises:
-    tf.errors.InvalidArgumentError: if the text lacks the pronoun.
+    tf.errors.InvalidArgumentError: a text that lacks the pronoun.
   """
   words = tf.strings.split(example["text"], sep=" ")
   pronoun = example["span2_text"]
   bare = tf.strings.regex_replace(words, r"[[:punct:]]+$", "")
-  behind = tf.range(tf.size(words)) >= tf.cast(example["span2_index"], tf.int32)
-  places = tf.where(behind & (bare == pronoun))
+  after = tf.range(tf.size(words)) >= tf.cast(example["span2_index"], tf.int32)
+  places = tf.where(after & (bare == pronoun))
   with tf.control_dependencies(
     [
       tf.debugging.assert_positive(
@@ -111,7 +111,7 @@ def agrees(text: str, *, example: Mapping[str, Any], is_target: bool) -> str:
     is_target: whether `text` is the target.
 
   Returns:
-    Of a target, its label, "True" or "False"; of a prediction, whether it
+    For a target, its label, "True" or "False"; for a prediction, whether it
     agrees with the target, or "" if it is empty.
   """
   if is_target:

@@ -90,7 +90,7 @@ def skip_done(file: TextIO, examples: Iterator[Example]) -> int:
   if file is sys.stdout:
     return 0
   done = 0
-  # As bytes, so that a line that is not text is named by its number.
+  # Read as bytes: a line that is not text can then be named by its number.
   with open(file.name, "rb") as lines:
     for done, line in enumerate(lines, 1):
       example = next(examples, None)

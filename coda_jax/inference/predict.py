@@ -126,8 +126,8 @@ def infer(
     done = outputs.skip_done(file, examples)
     progress = Progress(done=done, bar=_shows_bar(infer_output_dir))
     if done:
-      progress.say(f"{to} has {done:,} results; going on after them")
-    elif text is None:  # Of texts, what is cut is counted.
+      progress.say(f"{to} has {done:,} results; continuing after them")
+    elif text is None:  # For texts, cuts are counted while reading.
       for line in coverage.report(
         mixture_or_task_name, split, task_feature_lengths
       ):
@@ -241,13 +241,13 @@ def _records(
   vocabulary: Any,
   mode: str,
 ) -> Iterator[dict[str, Any]]:
-  for example, found in zip(examples, answers, strict=True):
+  for example, answer in zip(examples, answers, strict=True):
     record: dict[str, Any] = {"index": example.index, "input": example.input}
     if example.target is not None:
       record["target"] = example.target
     if mode == "predict":
-      record["prediction"] = vocabulary.decode(found.tokens)
-    yield {**record, "score": found.score}
+      record["prediction"] = vocabulary.decode(answer.tokens)
+    yield {**record, "score": answer.score}
 
 
 def _check(mode: str, task: str | None, text: sources.Text | None) -> None:

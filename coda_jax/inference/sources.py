@@ -27,7 +27,7 @@ class Text:
     vocabulary: seqio's, of the model.
     input_template: columns in braces, "topic: {title}. {body}". The column of
       plain text is {text}.
-    target_template: likewise; None if there are no targets.
+    target_template: the target's; None if there are no targets.
     stdin_format: "txt" or "jsonl".
     skip_bad_rows: leave out rows that can't be read or lack a column, and count
       them; otherwise the first one is an error.
@@ -57,7 +57,7 @@ class Example(NamedTuple):
     input: text.
     target: text, or None.
     input_tokens: with the end token, cut to the length that is allowed.
-    target_tokens: likewise; empty without a target.
+    target_tokens: those of the target; empty without one.
   """
 
   index: int
@@ -69,13 +69,13 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass
 class Counts:
-  """What a source left out or cut, so far.
+  """Counts of rows left out and of texts cut, so far.
 
   Attributes:
     bad_rows: rows left out.
     first_bad_row: where the first one is, and what is wrong with it.
     cut_inputs: inputs longer than allowed.
-    cut_targets: likewise.
+    cut_targets: targets longer than allowed.
   """
 
   bad_rows: int = 0
@@ -96,7 +96,7 @@ def read_text(
     counts: is kept up to date.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: the file does not exist.
     ValueError: a bad row, with its line, unless they are skipped; or a file of
       no known format.
   """
@@ -134,14 +134,14 @@ def check_task(name: str, split: str) -> Any:
   """
   import seqio
 
-  found = seqio.get_mixture_or_task(name)
-  if isinstance(found, seqio.Mixture):
+  task = seqio.get_mixture_or_task(name)
+  if isinstance(task, seqio.Mixture):
     raise ValueError(
       f"{name!r} is a mixture; answer its tasks one after the other: "
-      f"{sorted(task.name for task in seqio.get_subtasks(found))}"
+      f"{sorted(part.name for part in seqio.get_subtasks(task))}"
     )
   inputs.check_split(name, split)
-  return found.output_features["targets"].vocabulary
+  return task.output_features["targets"].vocabulary
 
 
 def read_task(
@@ -167,7 +167,7 @@ def _rows(text: Text) -> Iterator[Iterator[tuple[str, str] | tables.BadRow]]:
     "inputs": text.input_template,
     "targets": text.target_template or "",
   }
-  # Of plain text every line gets a result, an empty one too.
+  # In plain text every line gets a result, an empty one too.
   if text.path == STDIN:
     read = STDIN_FORMATS[text.stdin_format]
     yield tables.fill(

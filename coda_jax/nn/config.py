@@ -18,12 +18,12 @@ DISPATCHES = ("auto", "gather", "one_hot")
 
 
 def compute_dtype(dtype: Any) -> jnp.dtype:
-  """Returns the dtype to compute in, refusing what would overflow.
+  """The dtype to compute in; refuses those that would overflow.
 
   Raises:
-    ValueError: `dtype` is None, float16 or no floating-point type.
+    ValueError: `dtype` is None, float16 or not a floating-point type.
   """
-  if dtype is None:  # Which NumPy takes for float64.
+  if dtype is None:  # NumPy takes None for float64.
     raise ValueError("dtype=None; expected bfloat16 or float32")
   try:
     dtype = jnp.dtype(dtype)
@@ -117,14 +117,14 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CodaConfig:
-  """What is added to a pretrained model, and how its tokens are routed.
+  """The additions to a pretrained model, and how its tokens are routed.
 
   None stands for a field's default. A training run that starts from a CoDA
   checkpoint takes these fields from there instead: see `unset`.
 
   Attributes:
     reduction: r; each routed layer processes ceil(length / r) tokens of a
-      sequence. 1 keeps the layer dense, beside its adapter: the parallel
+      sequence. 1 keeps the layer dense, next to its adapter: the parallel
       adapter baseline.
     layer_reductions: (layer, r) pairs that override `reduction`.
     attention: "k_to_k" (routed tokens attend to routed tokens) or "k_to_all"
@@ -268,7 +268,7 @@ class Conditional:
 
     For serving one set of parameters at several r, and for training it so.
     Layers with an r of their own take this one, dense layers stay dense. At 1
-    no token is left out, and the routers are not used: the dense model
+    no token is left out, and the routers are not used: the model is dense,
     with its adapters.
 
     Raises:

@@ -24,7 +24,7 @@ def costs(
     {label: fields of results.json}. Times are milliseconds a batch, FLOPs are
     of the encoder for one full sequence.
   """
-  found = analysis.inference_costs(
+  costs = analysis.inference_costs(
     {label: (result.model, result.params) for label, result in results.items()},
     tokens,
     max_length=LENGTHS["topic"]["targets"],
@@ -35,7 +35,7 @@ def costs(
       "trained_share": analysis.trained_share(results[label].params),
       **cost,
     }
-    for label, cost in found.items()
+    for label, cost in costs.items()
   }
 
 

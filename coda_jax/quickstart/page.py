@@ -50,7 +50,7 @@ h2, h3 { margin: 0.3rem 0; } h3 { font-size: 1rem; }
 
 
 def page(examples: Sequence[Example], num_layers: int) -> str:
-  """Returns the whole page; it needs nothing from elsewhere."""
+  """The whole page; it needs nothing from elsewhere."""
   legend = " ".join(
     f'<span style="--s:{i / num_layers:.2f}"> {i} </span>'
     for i in range(num_layers + 1)

@@ -124,7 +124,7 @@ def score(
       padding, which does not count.
 
   Raises:
-    ValueError: as `generate`, for tokens.
+    ValueError: invalid tokens; see `generate`.
   """
   inputs = _checked(model, "encoder_input_tokens", encoder_input_tokens)
   targets = _checked(model, "target_tokens", target_tokens)

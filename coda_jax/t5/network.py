@@ -89,7 +89,7 @@ class Transformer(nn.Module):
       decoder_input_tokens: int32 [batch, target_length]; targets moved right.
       decoder_target_tokens: int32 [batch, target_length]; 0 is padding.
       encoder_segment_ids: int32 [batch, length], for packed examples.
-      decoder_segment_ids: int32 [batch, target_length], likewise.
+      decoder_segment_ids: int32 [batch, target_length], for packed examples.
       decoder_positions: not used: T5's positions are relative.
       enable_dropout: turns dropout on; needs a "dropout" rng.
       decode: keep a cache, in the mutable collection "cache".

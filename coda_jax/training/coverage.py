@@ -53,11 +53,11 @@ def losses(
   """Counts what examples lose.
 
   Args:
-    examples: as `inputs.uncut_examples` yields.
+    examples: see `inputs.uncut_examples`.
     lengths: {"inputs": n, "targets": m}, in tokens.
     vocabulary: seqio's, of the targets.
   """
-  found = Losses()
+  total = Losses()
   for example in examples:
     tokens = example["targets"].tolist()
     text = example.get("targets_pretokenized")
@@ -70,7 +70,7 @@ def losses(
       }
     if white_space := _WHITE_SPACE.intersection(text):
       lacking |= white_space.difference(vocabulary.decode(tokens))
-    found = found.plus(
+    total = total.plus(
       Losses(
         1,
         len(example["inputs"]) > lengths["inputs"],
@@ -79,7 +79,7 @@ def losses(
         frozenset(lacking),
       )
     )
-  return found
+  return total
 
 
 def of_tasks(
@@ -108,11 +108,11 @@ def of_tasks(
 
   tasks = seqio.get_subtasks(seqio.get_mixture_or_task(name))
   tasks = sorted(tasks, key=lambda task: task.name)
-  found = {}
+  losses_of = {}
   end = time.monotonic() + seconds
   for i, task in enumerate(tasks):
     left = end - time.monotonic()
-    if split not in task.splits or (found and left <= 0):
+    if split not in task.splits or (losses_of and left <= 0):
       continue
     counted = losses(
       _first(
@@ -123,8 +123,8 @@ def of_tasks(
       task.output_features["targets"].vocabulary,
     )
     if counted.examples:
-      found[task.name] = counted
-  return found
+      losses_of[task.name] = counted
+  return losses_of
 
 
 def _first(examples: Iterable[Any], *, seconds: float) -> Iterator[Any]:
@@ -149,7 +149,7 @@ def report(name: str, split: str, lengths: Mapping[str, int]) -> list[str]:
 def describe(
   found: Mapping[str, Losses], split: str, lengths: Mapping[str, int]
 ) -> Iterator[str]:
-  """The lines of `report`; arguments as those of `of_tasks`, and its result."""
+  """The lines of `report`, for the result of `of_tasks` and its arguments."""
   everything = Losses()
   for counted in found.values():
     everything = everything.plus(counted)

@@ -67,7 +67,7 @@ class Evaluation:
     return other
 
   def __call__(self, params: Any) -> dict[str, float]:
-    """Returns `loss` and `token_accuracy`, `routing/...`, metrics.
+    """Measures `loss`, `token_accuracy`, `routing/...` and metrics.
 
     The metrics of a task are under their own names, or `TASK/name` if a
     mixture has several tasks.
@@ -77,7 +77,7 @@ class Evaluation:
   def with_predictions(
     self, params: Any, *, texts: int | None = None
   ) -> tuple[dict[str, float], dict[str, list[dict[str, str]]]]:
-    """Returns the results of a call, and the texts that metrics compare.
+    """The results of a call, and the texts that metrics compare.
 
     The texts are {task: [{"input", "target", "prediction"}]}, in the order of
     the split, for each task that has metrics.

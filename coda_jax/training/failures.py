@@ -58,10 +58,10 @@ def watched() -> Iterator[None]:
 
   def watch() -> None:
     while not stop.wait(_PERIOD):
-      found = cause()
-      if found and not stop.wait(_GRACE):
-        print(found[0], file=sys.stderr)
-        end(found[1])
+      failure = cause()
+      if failure and not stop.wait(_GRACE):
+        print(failure[0], file=sys.stderr)
+        end(failure[1])
 
   thread = threading.Thread(target=watch, daemon=True)
   thread.start()

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from coda_jax import params as params_lib
 from coda_jax.training import failures
 
-# A process that is gone is missed after so many seconds.
+# Seconds without a heartbeat before a process counts as lost.
 _PATIENCE = 30
 
 _DONE, _FAILED = -1, -2
@@ -35,15 +35,15 @@ def joined(
 ) -> Iterator[None]:
   """Makes this process one of several, until the body ends.
 
-  If another one is lost, it says so and ends the process with code 1: what the
-  others hold can't be used any more, nor waited for. If another one fails, it
+  If another one is lost, it says so and ends the process with code 1: the data
+  on the others can't be used any more, nor waited for. If another one fails, it
   says why and ends the process with the other one's exit code.
 
   Args:
     address: HOST:PORT of the first process; None asks the platform, as TPU pods
       and Slurm can tell.
-    count: of the processes; likewise.
-    index: of this process, from 0; likewise.
+    count: number of processes; None asks the platform.
+    index: this process's, from 0; None asks the platform.
 
   Raises:
     ValueError: `address` is not HOST:PORT.
@@ -61,7 +61,7 @@ def joined(
       index,
       initialization_timeout=10 * _PATIENCE,
       heartbeat_timeout_seconds=_PATIENCE,
-      # One that is there may take its time to end, on a busy machine.
+      # On a busy machine a process that is alive may take long to end.
       shutdown_timeout_seconds=10 * _PATIENCE,
     )
   except (ValueError, RuntimeError) as error:
@@ -78,7 +78,7 @@ def joined(
     lost = (
       f"process {jax.process_index()} of {jax.process_count()} ends: another "
       "process was lost, or the connection to it. Start all of them again, in "
-      "any number, to go on from the last checkpoint. The first line of the "
+      "any number, to resume from the last checkpoint. The first line of the "
       f"error: {str(error).splitlines()[0]}"
     )
     message, code = known or (lost, 1)
@@ -97,7 +97,7 @@ def is_first() -> bool:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-  """What `make` returns in the first process, or raises there, in all of them.
+  """Calls `make` in the first process; returns or raises the same in all.
 
   Args:
     make: called in the first process only; its result is what JSON can hold.

@@ -67,10 +67,10 @@ def num_examples(name: str, split: str) -> int | None:
   """How many examples a split has, before preprocessing; None if unknown."""
   import seqio
 
-  found = seqio.get_mixture_or_task(name)
-  if isinstance(found, seqio.Mixture):
+  task = seqio.get_mixture_or_task(name)
+  if isinstance(task, seqio.Mixture):
     return None  # its tasks are repeated in proportions of their own
-  return found.num_input_examples(split)
+  return task.num_input_examples(split)
 
 
 def check_split(name: str, split: str) -> None:
@@ -105,14 +105,13 @@ def train_batches(
     seed: of the shuffle and of random preprocessors.
     skip: batches to leave out, those that a resumed run has already seen.
     pack: put several short examples into one row.
-    rows: those of each batch to yield; None for all. Which process has which
-      rows then changes nothing in the batches, nor does their number.
+    rows: those of each batch to yield; None for all. A batch is then the same
+      for any number of processes, whichever rows each of them has.
     vocab_size: of the model that gets them; None if none does.
 
   Raises:
-    OSError: as `readable`.
-    ValueError: if there is no example, or one has a token that the model has no
-      embedding for.
+    OSError: see `readable`.
+    ValueError: no examples, or a token that the model has no embedding for.
   """
   dataset = _dataset(
     name, "train", lengths, pack=pack, shuffle=True, seed=seed, num_epochs=None
@@ -141,8 +140,8 @@ def eval_batches(
   one shape.
 
   Raises:
-    OSError: as `readable`.
-    ValueError: as `train_batches`, for tokens.
+    OSError: see `readable`.
+    ValueError: invalid tokens; see `train_batches`.
   """
   dataset = _dataset(name, split, lengths, seed=0, num_epochs=1)
   if num_examples:
@@ -182,7 +181,7 @@ def task_examples(
     preprocessors leave, such as "inputs_pretokenized".
 
   Raises:
-    OSError: as `readable`.
+    OSError: see `readable`.
   """
   import seqio
 
@@ -201,7 +200,7 @@ def task_examples(
 def uncut_examples(
   name: str, split: str, lengths: Mapping[str, int]
 ) -> Iterator[dict[str, np.ndarray]]:
-  """As `task_examples`, but what is longer than the lengths is left whole.
+  """Like `task_examples`, but leaves whole what is longer than the lengths.
 
   Preprocessors that make examples of these lengths, such as span corruption,
   still do so.
@@ -234,10 +233,10 @@ def uncut_examples(
 def text_of(
   example: Mapping[str, np.ndarray], feature: str, features: Mapping[str, Any]
 ) -> str:
-  """What a feature of an example reads: as it was, or decoded.
+  """The text of an example's feature: the original, or else decoded.
 
   Args:
-    example: as `task_examples` yields.
+    example: see `task_examples`.
     feature: "inputs" or "targets".
     features: the task's `output_features`.
   """

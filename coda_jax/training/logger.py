@@ -78,7 +78,7 @@ class Logger:
 
     Args:
       step: steps done.
-      predictions: of each task, as `Evaluation.with_predictions` gives them.
+      predictions: those of each task; see `Evaluation.with_predictions`.
       prefix: put before the names.
     """
     for task, examples in predictions.items():

@@ -182,7 +182,7 @@ def train(
   rows = partitioning.rows_here(batch_size, sharding)
 
   def read_batches(skip: int = 0):
-    found = inputs.train_batches(
+    batches = inputs.train_batches(
       mixture_or_task_name,
       lengths=task_feature_lengths,
       batch_size=batch_size,
@@ -192,7 +192,7 @@ def train(
       rows=rows,
       vocab_size=model.config.vocab_size,
     )
-    return setup.placed(found, batch_size, rows, sharding)
+    return setup.placed(batches, batch_size, rows, sharding)
 
   look_at_data = functools.partial(
     coverage.report, mixture_or_task_name, "train", task_feature_lengths
@@ -354,12 +354,12 @@ def train(
     except process.Stopped:
       logger.say(
         f"stopped by SIGTERM, saved after step {int(current.step)}; the same "
-        "command goes on from there"
+        "command resumes from there"
       )
     except OSError as error:
       raise InterruptedError(
         f"{error} (while training: what was saved is kept, and the same "
-        "command goes on from there)"
+        "command resumes from there)"
       ) from error
     finally:
       profile.close()

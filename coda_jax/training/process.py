@@ -1,4 +1,4 @@
-"""What a run asks of its process: to be alone in a folder, and to end in order.
+"""Keeps other processes out of a run's folder, and ends the run in order.
 
 A scheduler that takes a machine back sends SIGTERM first, and kills later.
 """
@@ -151,7 +151,7 @@ def _end_on_sigterm(reader: int) -> None:
   while number := os.read(reader, 1)[0]:
     if number == signal.SIGTERM:
       print(
-        "stopped by SIGTERM with nothing to save; the same command goes on "
+        "stopped by SIGTERM with nothing to save; the same command resumes "
         "from there",
         flush=True,
       )

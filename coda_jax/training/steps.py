@@ -16,7 +16,7 @@ from coda_jax.training.state import TrainState
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
-# What seqio's EncDecFeatureConverter calls the arguments of Transformer, with
+# Transformer's arguments, as seqio's EncDecFeatureConverter names them with
 # packing; without, the last two pairs are absent.
 _MODEL_FEATURES = (
   "encoder_input_tokens",
@@ -67,7 +67,7 @@ def make_train_step(
   microbatches: int = 1,
   shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Any, Batch, Array], tuple[TrainState, Metrics]]:
-  """Returns the jitted `step(state, frozen, batch, key)`.
+  """Makes the jitted `step(state, frozen, batch, key)`.
 
   The gradient is taken with respect to `state.trained` alone, and its buffers
   are donated: the state that was passed in is gone afterwards. `key` is the
@@ -162,7 +162,7 @@ def make_train_step(
 
 
 def make_eval_step(model: nn.Module) -> Callable[[Any, Batch], Metrics]:
-  """Returns the jitted `step(params, batch)`, without dropout.
+  """Makes the jitted `step(params, batch)`, without dropout.
 
   Its metrics are sums over the batch: `loss`, `token_accuracy` and
   `target_tokens` over target tokens; and, where the model routes,

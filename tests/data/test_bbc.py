@@ -31,7 +31,7 @@ def test_read(folder):
 
 
 def test_empty_folder(tmp_path):
-  with pytest.raises(FileNotFoundError, match="No <topic>/<number>.txt"):
+  with pytest.raises(FileNotFoundError, match="no <topic>/<number>.txt"):
     bbc.read(tmp_path)
 
 

@@ -29,10 +29,10 @@ def test_missing_data_is_an_error_at_once(tmp_path, monkeypatch):
     text_tasks.text_task("mnli")
   assert time.monotonic() - start < 5
   assert str(caught.value) == (
-    "data set glue/mnli:2.0.0 is not prepared: there is no"
-    f" {tmp_path}/glue/mnli/2.0.0 (TFDS_DATA_DIR is {tmp_path}). Prepare it"
-    f" with `tfds build glue/mnli:2.0.0 --data_dir={tmp_path}`, or set"
-    " TFDS_DATA_DIR to the folder that has it."
+    "data set glue/mnli:2.0.0 is not prepared:"
+    f" {tmp_path}/glue/mnli/2.0.0 does not exist (TFDS_DATA_DIR is {tmp_path})."
+    f" Prepare it with `tfds build glue/mnli:2.0.0 --data_dir={tmp_path}`, or"
+    " set TFDS_DATA_DIR to the folder that has it"
   )
 
 

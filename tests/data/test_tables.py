@@ -213,7 +213,7 @@ def test_files_in_order_and_of_known_formats(tmp_path):
     write(tmp_path / f"{name}-train.jsonl", [{"q": name, "a": name}])
   found = tables.load(str(tmp_path / "*-train.jsonl"), **TEMPLATES)
   assert found.targets == ["a", "b"]
-  with pytest.raises(FileNotFoundError, match="No file matches"):
+  with pytest.raises(FileNotFoundError, match="no file matches"):
     tables.find(str(tmp_path / "*.csv"))
   (tmp_path / "x.txt").touch()
   with pytest.raises(ValueError, match=r"x\.txt: a table ends in one of \.csv"):

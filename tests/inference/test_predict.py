@@ -200,7 +200,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(
   (out / "predictions.jsonl").write_text("".join(kept) + '{"index": 4, "in')
   infer(checkpoint, out, lines)
   found = records(out)
-  assert "has 4 results; going on after them" in capsys.readouterr().err
+  assert "has 4 results; continuing after them" in capsys.readouterr().err
   assert found[0] == marked
   assert [r["prediction"] for r in found] == [r["prediction"] for r in whole]
   np.testing.assert_allclose(

@@ -356,7 +356,7 @@ def test_a_disk_that_fills_is_worth_another_try(task, tmp_path, monkeypatch):
     raise OSError("no space")
 
   monkeypatch.setattr(loop.state.Checkpoints, "save", save)
-  with pytest.raises(InterruptedError, match=r"no space .*goes on from there"):
+  with pytest.raises(InterruptedError, match=r"no space .*resumes from there"):
     train(task, tmp_path, checkpoint_period=2)
 
 
