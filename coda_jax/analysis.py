@@ -1,5 +1,7 @@
 """The cost of a model: parameters, FLOPs, memory and latency."""
 
+import dataclasses
+import functools
 import re
 import statistics
 import time
@@ -7,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from flax import linen as nn
 
+from coda_jax import backbones, flops
 from coda_jax import params as params_lib
-from coda_jax.nn import router
+from coda_jax.checkpoints import initialise
+from coda_jax.nn.config import Conditional
 from coda_jax.t5 import decoding
-from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
 
 # The parts of a model by name; a parameter belongs to the first part whose
 # pattern matches its path.
@@ -58,7 +61,7 @@ def trained_share(
   return params_lib.count(trained) / params_lib.count(params)
 
 
-def encoder_flops(config: T5Config, length: int) -> int:
+def encoder_flops(config: Conditional, length: int) -> int:
   """Floating-point operations of the encoder for one sequence.
 
   Two a multiply-add of each matrix product: projections, attention, MLP, LoRA,
@@ -67,83 +70,58 @@ def encoder_flops(config: T5Config, length: int) -> int:
   counts its ceil(length / r) slots.
 
   Args:
-    config: the model's shape.
-    length: tokens of the sequence, padding included.
+    config: of the model.
+    length: of the sequence, padding included.
   """
-  total = 0
-  for layer in range(config.num_encoder_layers):
-    reduction = config.layer_reduction(layer)
-    tokens = router.capacity(length, reduction)
-    context = length
-    if reduction > 1:
-      if config.coda.attention == "k_to_k":
-        context = tokens
-      if config.coda.router in ("soft_top_k", "sigmoid"):
-        total += 2 * length * config.emb_dim
-    total += _attention_flops(config, tokens, context)
-    total += _mlp_flops(config, tokens)
-    total += _adapter_flops(config, length)
-  return total
+  return _flops(config, "encode", (("inputs", length), ("targets", 1)))
 
 
 def decoder_flops(
-  config: T5Config, encoder_length: int, decoder_length: int
+  config: Conditional, encoder_length: int, decoder_length: int
 ) -> int:
-  """Floating-point operations of the decoder for one sequence, logits included.
+  """Those of what follows the encoder: the decoder and its logits, or a head.
 
   Counted as in `encoder_flops`. Decoding token by token, with a cache of
   `decoder_length`, takes as many as all targets at once.
 
   Args:
-    config: the model's shape.
-    encoder_length: encoded tokens, padding included.
-    decoder_length: target tokens, padding included.
+    config: of the model.
+    encoder_length: of the encoded sequence, padding included.
+    decoder_length: of the targets, padding included.
   """
-  layer = (
-    _attention_flops(config, decoder_length, decoder_length)
-    + _attention_flops(config, decoder_length, encoder_length)
-    + _mlp_flops(config, decoder_length)
-    + _adapter_flops(config, decoder_length)
+  lengths = (("inputs", encoder_length), ("targets", decoder_length))
+  return _flops(config, "__call__", lengths) - encoder_flops(
+    config, encoder_length
   )
-  logits = 2 * decoder_length * config.emb_dim * config.vocab_size
-  return config.num_decoder_layers * layer + logits
 
 
-def _dense_flops(
-  config: T5Config, name: str, tokens: int, inputs: int, features: int
+@functools.lru_cache(maxsize=64)
+def _flops(
+  config: Conditional, method: str, lengths: tuple[tuple[str, int], ...]
 ) -> int:
-  """The projection called `name`, and its LoRA if it has one."""
-  total = 2 * tokens * inputs * features
-  if config.lora and name in config.lora.targets:
-    total += 2 * tokens * config.lora.rank * (inputs + features)
-  return total
+  model = backbones.build(_counted(config))
+  inputs = backbones.example(config, 1, dict(lengths))
+  if method == "encode":
+    inputs = {
+      name: inputs[name] for name in backbones.of(config).encoder_inputs
+    }
+
+  def call(params: Any, inputs: dict[str, Any]) -> Any:
+    return model.apply(
+      {"params": params}, **inputs, enable_dropout=False, method=method
+    )
+
+  traced = jax.make_jaxpr(call)(initialise.abstract_params(model), inputs)
+  # The cheapest branches: those that do not move tokens by products.
+  return flops.matrix_flops(traced, branch=min)
 
 
-def _attention_flops(config: T5Config, queries: int, keys: int) -> int:
-  inner = config.num_heads * config.head_dim
-  return (
-    _dense_flops(config, "query", queries, config.emb_dim, inner)
-    + _dense_flops(config, "key", keys, config.emb_dim, inner)
-    + _dense_flops(config, "value", keys, config.emb_dim, inner)
-    + _dense_flops(config, "out", queries, inner, config.emb_dim)
-    # Logits, and the weighted sum of the values.
-    + 2 * (2 * queries * keys * inner)
-  )
-
-
-def _mlp_flops(config: T5Config, tokens: int) -> int:
-  branches = len(config.mlp_activations)
-  names = [f"wi_{i}" for i in range(branches)] if branches > 1 else ["wi"]
-  wi = sum(
-    _dense_flops(config, name, tokens, config.emb_dim, config.mlp_dim)
-    for name in names
-  )
-  return wi + _dense_flops(config, "wo", tokens, config.mlp_dim, config.emb_dim)
-
-
-def _adapter_flops(config: T5Config, tokens: int) -> int:
-  bottleneck = config.coda.bottleneck_dim if config.coda else 0
-  return 2 * (2 * tokens * config.emb_dim * bottleneck)
+def _counted(config: Conditional) -> Conditional:
+  """The model that needs the fewest products, and the shortest program."""
+  coda = config.coda
+  if coda is not None:
+    coda = dataclasses.replace(coda, dispatch="gather")
+  return dataclasses.replace(config, coda=coda, remat=False)
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
@@ -202,7 +180,7 @@ def paired_medians(
 
 
 def encoder_call(
-  model: Transformer, params: Any, tokens: jax.Array
+  model: nn.Module, params: Any, tokens: jax.Array
 ) -> Callable[[], jax.Array]:
   """A call of the compiled encoder: int32 [batch, length] tokens, bound."""
 
@@ -216,7 +194,7 @@ def encoder_call(
 
 
 def inference_costs(
-  models: Mapping[Any, tuple[Transformer, Any]],
+  models: Mapping[Any, tuple[nn.Module, Any]],
   tokens: jax.Array,
   *,
   max_length: int,

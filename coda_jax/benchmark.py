@@ -36,7 +36,7 @@ from coda_jax.benchmarking import (
 )
 from coda_jax.checkpoints import files
 from coda_jax.nn import config as nn_config
-from coda_jax.t5.config import CodaConfig, T5Config
+from coda_jax.nn.config import CodaConfig, Conditional
 
 PARTS = (*models.PARTS, *top_k.PARTS)
 METHODS = (*models.METHODS, *torch_peers.METHODS)
@@ -61,7 +61,7 @@ _MEMORY_COLUMNS = (
 
 
 def measure(
-  config: T5Config,
+  config: Conditional,
   *,
   size: str,
   part: str,

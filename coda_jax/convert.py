@@ -26,6 +26,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
   adapter,
@@ -40,9 +41,7 @@ from coda_jax.checkpoints import (
   t5x,
 )
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.nn.config import CodaConfig, LoraConfig
-from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
+from coda_jax.nn.config import CodaConfig, Conditional, LoraConfig
 
 PROGRAM = "python -m coda_jax.convert"
 TARGETS = (*formats.FORMATS, "adapter")
@@ -70,7 +69,7 @@ def convert(
   coda: CodaConfig | None = None,
   initial_checkpoint_path: str | os.PathLike[str] | None = None,
   dry_run: bool = False,
-) -> tuple[T5Config, dict[str, Leaf]]:
+) -> tuple[Conditional, dict[str, Leaf]]:
   """Converts a checkpoint; memory holds one leaf at a time.
 
   Args:
@@ -120,14 +119,18 @@ def convert(
       """defaults, such as --coda='{"reduction": 5, "bottleneck_dim": 32}', """
       "or --backbone to leave them out"
     )
-  expected = params_lib.flatten(initialise.abstract_params(Transformer(config)))
+  model = backbones.build(config)
+  expected = params_lib.flatten(initialise.abstract_params(model))
   leaves.check(found, expected, str(source))
   # In the model's order.
   written = {path: _cast(found[path], dtype) for path in expected}
   if to == "hf":
-    hf.check(config, written)
+    hf.convert(config, written)
   elif to == "adapter" and config.coda is None:
-    raise ValueError(f"{source} is a plain T5: it has no adapter to write")
+    raise ValueError(
+      f"{source} is a plain {backbones.of(config).title}: it has no adapter to "
+      "write"
+    )
   with arrays.reaching(target):
     files.check_new(arrays.path_of(target))
   whole = written
@@ -177,15 +180,20 @@ def _copy_tokenizer(source: Any, target: pathlib.Path) -> None:
       shutil.copyfile(file, target / name)
 
 
-def summary(config: T5Config, written: Mapping[str, Leaf]) -> str:
+def summary(config: Conditional, written: Mapping[str, Leaf]) -> str:
   """One line that describes a checkpoint."""
   dtypes = sorted({leaf.dtype.name for leaf in written.values()})
   size = sum(leaf.nbytes for leaf in written.values())
-  kind = "T5" if config.coda is None else "T5 with adapters"
+  kind = backbones.of(config).title
+  if config.coda is not None:
+    kind += " with adapters"
+  layers = f"{config.num_encoder_layers}"
+  if decoder := getattr(config, "num_decoder_layers", 0):
+    layers += f" + {decoder}"
   return (
-    f"{kind}, {config.num_encoder_layers} + {config.num_decoder_layers} layers,"
-    f" {len(written)} leaves, {params_lib.count(written):,} parameters,"
-    f" {size / 1e6:,.1f} MB of {' and '.join(dtypes)}"
+    f"{kind}, {layers} layers, {len(written)} leaves, "
+    f"{params_lib.count(written):,} parameters, {size / 1e6:,.1f} MB of "
+    f"{' and '.join(dtypes)}"
   )
 
 

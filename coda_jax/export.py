@@ -17,12 +17,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from coda_jax import cli
+from coda_jax import backbones, cli
 from coda_jax.checkpoints import files, folders
 from coda_jax.checkpoints.leaves import DTYPES, leaves_of
 from coda_jax.exporting import programs, stablehlo
 from coda_jax.t5 import decoding
-from coda_jax.t5.network import Transformer
 from coda_jax.training import arguments, inputs
 from coda_jax.version import __version__
 
@@ -83,7 +82,7 @@ def export(
     [os.fspath(checkpoint_path)], initial_checkpoint_path, dtype=dtype
   )
   if reduction is not None:
-    model = Transformer(model.config.with_reduction(reduction))
+    model = backbones.build(model.config.with_reduction(reduction))
   inputs.check_vocabulary(loaded, model.config.vocab_size, str(checkpoint_path))
   generate = {
     "max_length": max_length,

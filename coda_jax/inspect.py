@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
   adapter,
@@ -91,7 +92,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
   return Checkpoint(
     str(path),
     kind,
-    config.coda.method if config.coda else "none: a plain T5",
+    config.coda.method
+    if config.coda
+    else f"none: a plain {backbones.of(config).title}",
     model_folder.config_to_dict(config),
     leaves,
     backbone,

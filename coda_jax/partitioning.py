@@ -131,7 +131,7 @@ def under(mesh: Mesh) -> Iterator[None]:
 
 
 def shardings(model: Any, mesh: Mesh) -> dict[str, Any]:
-  """Where each parameter of a `Transformer` is: a tree of `NamedSharding`s.
+  """Where each parameter of a model is: a tree of `NamedSharding`s.
 
   Raises:
     ValueError: an axis of the mesh does not divide what it should share, all

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from coda_jax.t5.network import Transformer
+from coda_jax import backbones
 
 # The kinds of weights that a model can be evaluated with.
 WEIGHTS = ("float", "int8")
@@ -20,7 +21,7 @@ PROJECTIONS = (
 )
 
 
-def int8(model: Transformer, params: Any) -> tuple[Transformer, dict[str, Any]]:
+def int8(model: nn.Module, params: Any) -> tuple[nn.Module, dict[str, Any]]:
   """Rounds the projections' kernels to int8, one scale an output feature.
 
   Activations stay float: a kernel is multiplied by its scale where it is used.
@@ -47,11 +48,9 @@ def int8(model: Transformer, params: Any) -> tuple[Transformer, dict[str, Any]]:
   quantized = qwix.quantize_model(
     model, qwix.PtqProvider([rule]), methods=("__call__", "encode", "decode")
   )
-  tokens = jnp.ones((1, 1), jnp.int32)
   variables = jax.eval_shape(
-    lambda key: quantized.init(
-      key, tokens, tokens, tokens, enable_dropout=False
-    ),
+    lambda key, inputs: quantized.init(key, **inputs, enable_dropout=False),
     jax.random.key(0),
+    backbones.example(model.config),
   )
   return quantized, qwix.quantize_params(params, variables["params"])

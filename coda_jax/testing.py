@@ -9,12 +9,13 @@ logits = model.apply({"params": params}, **batch, enable_dropout=False)
 import zlib
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from coda_jax import params as params_lib
-from coda_jax.t5 import config, network
+from coda_jax.checkpoints import initialise
+from coda_jax.t5 import config
 
 
 def tiny_config(**overrides: object) -> config.T5Config:
@@ -63,11 +64,9 @@ def token_batch(
   }
 
 
-def random_params(model: network.Transformer, seed: int = 0) -> dict:
+def random_params(model: nn.Module, seed: int = 0) -> dict:
   """Parameters of plausible size, none 0; the same in every model by path."""
-  batch = token_batch(model.config.vocab_size)
-  tree = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
-  leaves = params_lib.flatten(tree)
+  leaves = params_lib.flatten(initialise.abstract_params(model))
   for path, leaf in leaves.items():
     rng = np.random.default_rng((seed, zlib.crc32(path.encode())))
     value = rng.standard_normal(leaf.shape)

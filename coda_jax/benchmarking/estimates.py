@@ -4,15 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from coda_jax import analysis, partitioning
+from coda_jax import analysis, backbones, partitioning
 from coda_jax.benchmarking import models
 from coda_jax.compiling import estimate, programs, topologies
-from coda_jax.t5.config import CodaConfig, T5Config
-from coda_jax.t5.network import Transformer
+from coda_jax.nn.config import CodaConfig, Conditional
 
 
 def measure(
-  config: T5Config,
+  config: Conditional,
   *,
   size: str,
   slice_name: str,
@@ -45,7 +44,7 @@ def measure(
   rows: list[dict[str, Any]] = []
   for method, r in [("adapter", 1.0), *(("coda", r) for r in reductions)]:
     chosen = dataclasses.replace(coda, reduction=float(r))
-    model = Transformer(dataclasses.replace(config, coda=chosen))
+    model = backbones.build(dataclasses.replace(config, coda=chosen))
     traced = programs.encode(model, mesh, length=length, batch_size=batch)
     cost = estimate.measure(traced, where.chip, 1)
     if not cost["fits"]:

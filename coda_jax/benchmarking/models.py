@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from flax import linen as nn
 
-from coda_jax import analysis
+from coda_jax import analysis, backbones
 from coda_jax.benchmarking import shapes, train_step
 from coda_jax.benchmarking.timing import Call, Subject
+from coda_jax.nn.config import CodaConfig, Conditional
 from coda_jax.t5 import decoding
-from coda_jax.t5.config import CodaConfig, T5Config
-from coda_jax.t5.network import Transformer
 
 PARTS = ("encoder", "generate", "train")
 METHODS = ("adapter", "coda", "dense")
 
 
 def subjects(
-  config: T5Config,
+  config: Conditional,
   *,
   part: str,
   coda: CodaConfig,
@@ -51,13 +51,13 @@ def subjects(
       configs.append((method, _with(coda, 1) if method == "adapter" else None))
   # A routed tree has every leaf that any of the models has.
   routed = dataclasses.replace(config, coda=_with(coda, max(reductions)))
-  params = shapes.random_params(Transformer(routed), part)
+  params = shapes.random_params(backbones.build(routed), part)
   return [
     Subject(
       columns(method, chosen),
       functools.partial(
         _build,
-        Transformer(dataclasses.replace(config, coda=chosen)),
+        backbones.build(dataclasses.replace(config, coda=chosen)),
         params,
         part=part,
         tokens=tokens,
@@ -85,7 +85,7 @@ def _with(coda: CodaConfig, reduction: float) -> CodaConfig:
 
 
 def _build(
-  model: Transformer,
+  model: nn.Module,
   params: Any,
   *,
   part: str,
@@ -108,7 +108,7 @@ def _build(
 
 
 def _generate_call(
-  model: Transformer, params: Any, tokens: jax.Array, max_length: int
+  model: nn.Module, params: Any, tokens: jax.Array, max_length: int
 ):
   """A call of greedy `generate` that always decodes `max_length` tokens."""
   # No token has this id, so no sequence ends early.

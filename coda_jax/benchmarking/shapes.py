@@ -6,10 +6,10 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
-from coda_jax import cli
+from coda_jax import backbones, cli
 from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
 
 
 def size_config(size: str, dtype: str = "float32") -> T5Config:
@@ -38,19 +38,22 @@ def random_tokens(config: T5Config, batch: int, length: int) -> jax.Array:
   )
 
 
-def random_params(model: Transformer, part: str) -> dict[str, Any]:
+def random_params(model: nn.Module, part: str) -> dict[str, Any]:
   """Random parameters of the parts that are used, made on the device.
 
   Their dtype is the computation's; for training it is float32.
   """
-  tokens = jnp.ones((1, 8), jnp.int32)
+  inputs = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), backbones.example(model.config)
+  )
+  method = "encode" if part == "encoder" else "__call__"
+  if part == "encoder":
+    names = backbones.of(model.config).encoder_inputs
+    inputs = {name: inputs[name] for name in names}
 
   @jax.jit
   def init(key):
-    if part == "encoder":
-      variables = model.init(key, tokens, enable_dropout=False, method="encode")
-    else:
-      variables = model.init(key, tokens, tokens, tokens, enable_dropout=False)
+    variables = model.init(key, **inputs, enable_dropout=False, method=method)
     dtype = jnp.float32 if part == "train" else model.config.dtype
     return jax.tree.map(lambda x: x.astype(dtype), variables["params"])
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from coda_jax.benchmarking import models, top_k
 from coda_jax.benchmarking.timing import Call, Subject
-from coda_jax.checkpoints import hf_config
 from coda_jax.nn import router
+from coda_jax.t5 import hf_config
 from coda_jax.t5.config import T5Config
 
 # {method: the module that it needs}.

@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from coda_jax import analysis
 from coda_jax import params as params_lib
 from coda_jax.benchmarking.timing import Call
 from coda_jax.checkpoints import initialise
-from coda_jax.t5.network import Transformer
 from coda_jax.training import optimizers, state, steps
 
 
@@ -23,11 +23,11 @@ def train_batch(tokens: jax.Array, targets: jax.Array) -> steps.Batch:
   }
 
 
-def train_step(model: Transformer, params: Any, batch: steps.Batch) -> Call:
+def train_step(model: nn.Module, params: Any, batch: steps.Batch) -> Call:
   """Compiles a step with the trainer's own gradient and Adafactor.
 
   Args:
-    model: a `Transformer`; `params.TASK_PATTERNS` are trained.
+    model: of `backbones.build`; `params.TASK_PATTERNS` are trained.
     params: has the leaves of `model`; others are left out, and none is changed.
     batch: of int32 arrays, as the trainer reads it.
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
   described,
@@ -25,7 +27,6 @@ from coda_jax.checkpoints import (
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.nn.config import CodaConfig
-from coda_jax.t5.network import Transformer
 
 CONFIG_FILE = kinds.ADAPTER_CONFIG_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -54,7 +55,7 @@ def backbone_fingerprint(params: params_lib.Params) -> str:
 
 def save_adapter(
   path: str | os.PathLike[str],
-  model: Transformer,
+  model: nn.Module,
   params: params_lib.Params,
   *,
   backbone: str | None = None,
@@ -69,11 +70,12 @@ def save_adapter(
 
   Raises:
     FileExistsError: the folder holds a model.
-    ValueError: the model is a plain T5, or the parameters are not its own.
+    ValueError: the model has no adapter, or the parameters are not its own.
   """
   if model.config.coda is None:
     raise ValueError(
-      "the model is a plain T5 without an adapter: T5Config.coda is None; "
+      f"the model is a plain {backbones.of(model.config).title} without an "
+      f"adapter: {type(model.config).__name__}.coda is None; "
       "use checkpoints.model_folder.save_model"
     )
   leaves = leaves_lib.leaves_of(params)
@@ -122,8 +124,8 @@ def write(
 
 
 def load_adapter(
-  path: str | os.PathLike[str], model: Transformer, params: params_lib.Params
-) -> tuple[Transformer, dict[str, Any]]:
+  path: str | os.PathLike[str], model: nn.Module, params: params_lib.Params
+) -> tuple[nn.Module, dict[str, Any]]:
   """Puts an adapter on the backbone that it was trained on.
 
   Args:
@@ -181,9 +183,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_trained(
   path: str | os.PathLike[str],
   fields: Mapping[str, Any],
-  model: Transformer,
+  model: nn.Module,
   backbone: str,
-) -> tuple[Transformer, dict[str, Any]]:
+) -> tuple[nn.Module, dict[str, Any]]:
   """The model and the parameters that an adapter folder adds to a backbone.
 
   Args:
@@ -202,7 +204,7 @@ def read_trained(
       that is not what was saved.
   """
   coda, leaves = read_leaves(path, fields, backbone)
-  model = Transformer(dataclasses.replace(model.config, coda=coda))
+  model = backbones.build(dataclasses.replace(model.config, coda=coda))
   leaves_lib.check_dtypes(leaves, str(path))
   leaves_lib.check(leaves, _wanted(model), str(path))
   return model, params_lib.unflatten(
@@ -234,7 +236,7 @@ def read_leaves(
   return coda, tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
 
 
-def _wanted(model: Transformer) -> dict[str, Any]:
+def _wanted(model: nn.Module) -> dict[str, Any]:
   """The abstract leaves that a task of the model owns."""
   wanted, _ = params_lib.split(
     initialise.abstract_params(model), params_lib.TASK_PATTERNS

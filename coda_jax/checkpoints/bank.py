@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array
 
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter
 from coda_jax.nn import sharding
-from coda_jax.t5.network import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class AdapterBank:
     backbone: the fingerprint of `frozen`.
   """
 
-  model: Transformer
+  model: nn.Module
   frozen: Mapping[str, Any]
   trained: Mapping[str, Any]
   names: tuple[str, ...]
@@ -133,7 +133,7 @@ class AdapterBank:
 
 
 def load_bank(
-  model: Transformer,
+  model: nn.Module,
   params: params_lib.Params,
   paths: Mapping[str, str | os.PathLike[str]],
 ) -> AdapterBank:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from coda_jax import params as params_lib
@@ -20,8 +21,7 @@ from coda_jax.checkpoints import (
 )
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.checkpoints.pretrained import from_read, load_pretrained
-from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
+from coda_jax.nn.config import Conditional
 
 
 def is_adapter(path: str | os.PathLike[str]) -> bool:
@@ -94,7 +94,7 @@ def check(
 
 def read_config(
   path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
-) -> T5Config:
+) -> Conditional:
   """The configuration of `read`, without hashing the backbone.
 
   Raises:
@@ -112,7 +112,7 @@ def read_config(
 
 def read(
   path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
-) -> tuple[T5Config, dict[str, Leaf]]:
+) -> tuple[Conditional, dict[str, Leaf]]:
   """`formats.read`, of an adapter or a run on its backbone too.
 
   Args:
@@ -149,7 +149,7 @@ def load_each(
   *,
   dtype: Any = "float32",
   mesh: Mesh | None = None,
-) -> Iterator[tuple[str, Transformer, dict[str, Any]]]:
+) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
   """Loads checkpoints one after the other.
 
   The backbone of adapters is read and hashed once, and shared by all of them.

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
   hf,
@@ -15,8 +16,7 @@ from coda_jax.checkpoints import (
   t5x_orbax,
 )
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
+from coda_jax.nn.config import Conditional
 
 FORMATS = ("coda_jax", "hf", "t5x")
 
@@ -62,7 +62,7 @@ def detect(path: str | os.PathLike[str]) -> str:
 
 def read(
   path: str | os.PathLike[str],
-) -> tuple[T5Config, dict[str, Leaf]]:
+) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads the shape of a model, and its leaves by parameter path.
 
   Args:
@@ -79,7 +79,7 @@ def read(
   kind = detect(path)
   config, read_leaves = readers[kind](find_folder(path))
   leaves.check_dtypes(read_leaves, str(path))
-  expected = initialise.abstract_params(Transformer(config))
+  expected = initialise.abstract_params(backbones.build(config))
   leaves.check(
     {  # t5x has no configuration for adapters and routers: skip them.
       name: leaf

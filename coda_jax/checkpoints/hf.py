@@ -1,45 +1,31 @@
-"""Hugging Face T5 folders: `config.json` and safetensors, both ways.
+"""Hugging Face folders: `config.json` and safetensors, both ways.
 
-Needs neither torch nor transformers. `hf_names` maps the names of parameters.
+Needs neither torch nor transformers. The families of `backbones` know what is
+in the files.
 """
 
 import os
 import pathlib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from coda_jax.checkpoints import (
-  files,
-  hf_config,
-  hf_names,
-  kinds,
-  tensors,
-)
+from coda_jax import backbones
+from coda_jax.checkpoints import files, kinds, tensors
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.t5.config import T5Config
+from coda_jax.nn.config import Conditional
 
 CONFIG_FILE = kinds.CONFIG_FILE
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = kinds.HF_INDEX_FILE
 SHARD_BYTES = 5 * 10**9
-# Names of the embedding: T5's own, and its copies, which some files have too
-# and MADLAD-400's have instead.
-_EMBEDDING = "shared.weight"
-_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# A bias that the first release of T5 saved by mistake; no model uses it.
-_UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias"
 # Parts of the names of a model that PEFT wraps.
 _PEFT = ("base_model.model.", ".base_layer.", ".lora_A.", ".lora_B.")
 
 
-def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
+def read(
+  folder: str | os.PathLike[str],
+) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads the shape of a model, and its leaves by parameter path.
-
-  A file whose logits share the embedding, but unscaled, or whose own matrix is
-  scaled, is read as the same function with a matrix of its own.
 
   Args:
     folder: with `config.json` and `model.safetensors`, or its shards.
@@ -49,106 +35,55 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: not a T5 that `Transformer` can be, or a damaged file.
+    ValueError: a model of no known family, or a damaged file.
   """
   folder = pathlib.Path(folder)
   fields = files.read_json(folder / CONFIG_FILE)
-  tensors_read = _read_tensors(folder)
-  if wrapped := [n for n in tensors_read if any(part in n for part in _PEFT)]:
+  family = _family(fields, folder / CONFIG_FILE)
+  found = _read_tensors(folder, family)
+  if wrapped := [n for n in found if any(part in n for part in _PEFT)]:
     raise ValueError(
       f"{folder} is a model that PEFT wraps ({wrapped[0]}, ...); load it with "
       "PEFT, call merge_and_unload() and save_pretrained(), and use that folder"
     )
-  tied = "lm_head.weight" not in tensors_read
-  if tied and fields.get("tie_word_embeddings") is False:
-    raise ValueError(
-      f"{folder} has no lm_head.weight, though {CONFIG_FILE} says "
-      "tie_word_embeddings: false; get the checkpoint again"
-    )
-  with files.naming(folder / CONFIG_FILE):
-    scaled = hf_config.scales_outputs(fields)
-  config = hf_config.read(
-    fields, logits_via_embedding=tied and scaled, source=folder / CONFIG_FILE
+  return family.hf.read(fields, found, folder)
+
+
+def _family(fields: Mapping[str, Any], source: Any) -> backbones.Backbone:
+  """The family that a `config.json` names."""
+  model_type, known = fields.get("model_type"), []
+  for family in backbones.families():
+    if family.hf is not None:
+      if model_type in family.hf.MODEL_TYPES:
+        return family
+      known += family.hf.MODEL_TYPES
+  raise ValueError(
+    f"{source}: model_type is {model_type!r}; expected one of {tuple(known)}"
   )
-  leaves, unknown = {}, []
-  for name, leaf in tensors_read.items():
-    if name in (_EMBEDDING, *_COPIES, f"{_UNUSED}.weight"):
-      continue
-    path, transposed = hf_names.to_path(name, config.relpos_bias_per_layer)
-    if path is None:
-      unknown.append(f"{name} {leaf.shape}")
-    else:
-      leaves[path] = leaf.transposed() if transposed else leaf
-  if unknown:
-    raise ValueError(
-      f"{folder} contains tensors that a {fields['model_type']} does not have; "
-      "is it another architecture?\n  " + "\n  ".join(unknown)
-    )
-  embedding = _embedding(tensors_read, folder)
-  leaves["token_embedder/embedding"] = embedding
-  logits = "decoder/logits_dense/kernel"
-  if tied and not scaled:
-    leaves[logits] = embedding.transposed()
-  elif not tied:
-    if hf_config.may_be_tied(fields) and not _equal(
-      tensors_read["lm_head.weight"], embedding
-    ):
-      warnings.warn(
-        f"{folder}: {CONFIG_FILE} says tie_word_embeddings: true, but "
-        f"lm_head.weight differs from {_EMBEDDING}; using lm_head.weight, as "
-        "transformers 5 does. transformers 4 uses the embedding",
-        stacklevel=2,
-      )
-    if scaled:
-      leaves[logits] = leaves[logits].times(config.emb_dim**-0.5)
-  return config, leaves
-
-
-def _embedding(tensors_read: Mapping[str, Leaf], folder: pathlib.Path) -> Leaf:
-  """The embedding that encoder and decoder share, under any of its names."""
-  names = [n for n in (_EMBEDDING, *_COPIES) if n in tensors_read]
-  if not names:
-    raise ValueError(
-      f"{folder} has no embedding; expected {_EMBEDDING}, or one of "
-      f"{' and '.join(_COPIES)}"
-    )
-  first = tensors_read[names[0]]
-  for name in names[1:]:
-    if not _equal(tensors_read[name], first):
-      raise ValueError(
-        f"{folder}: {name} differs from {names[0]}; a T5's encoder and decoder "
-        "have one embedding"
-      )
-  return first
 
 
 def write(
   folder: str | os.PathLike[str],
-  config: T5Config,
+  config: Conditional,
   leaves: Mapping[str, Leaf],
   *,
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
-  """Writes what `T5ForConditionalGeneration.from_pretrained` reads.
+  """Writes what transformers' `from_pretrained` reads.
 
   Args:
     folder: a new one, or empty.
     config: the model's shape.
-    leaves: {parameter path: Leaf}, a plain T5's.
+    leaves: {parameter path: Leaf}, without adapters and routers.
     shard_bytes: size that a file of weights may have.
 
   Raises:
     FileExistsError: the folder holds something.
-    ValueError: leaves that a T5 of Hugging Face's does not have.
+    ValueError: leaves or settings that Hugging Face's model does not have.
   """
   folder = pathlib.Path(folder)
   files.check_new(folder)
-  check(config, leaves)
-  renamed = {}
-  for path, leaf in leaves.items():
-    name, transposed = hf_names.to_name(path)
-    renamed[name] = leaf.transposed() if transposed else leaf
-  fields = hf_config.write(config, _dtype_name(renamed))
+  fields, renamed = convert(config, leaves)
   parts = tensors.shards(renamed, shard_bytes)
   metadata = {"format": "pt"}  # What transformers asks for.
   if len(parts) == 1:
@@ -165,22 +100,23 @@ def write(
   files.write_json(folder / CONFIG_FILE, fields)
 
 
-def check(config: T5Config, leaves: Mapping[str, Any]) -> None:
-  """Refuses what Hugging Face's T5 can't be.
+def convert(
+  config: Conditional, leaves: Mapping[str, Leaf]
+) -> tuple[dict[str, Any], dict[str, Leaf]]:
+  """The fields of `config.json`, and {name: Leaf} of the files.
 
   Raises:
-    ValueError: leaves or activations that it does not have.
+    ValueError: leaves or settings that Hugging Face's model does not have.
   """
-  if unknown := [path for path in leaves if hf_names.to_name(path)[0] is None]:
-    raise ValueError(
-      "Hugging Face's T5 has no place for these leaves; convert the backbone "
-      "alone (--backbone), and keep the adapter in its own folder:\n  "
-      + "\n  ".join(unknown)
-    )
-  hf_config.write(config, "float32")
+  family = backbones.of(config)
+  if family.hf is None:
+    raise ValueError(f"{family.title} has no Hugging Face format here")
+  return family.hf.write(config, leaves, _dtype_name(leaves))
 
 
-def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
+def _read_tensors(
+  folder: pathlib.Path, family: backbones.Backbone
+) -> dict[str, Leaf]:
   single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
   if single.exists() and index.exists():
     raise ValueError(
@@ -190,7 +126,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
   if single.exists():
     return tensors.read(single)
   if not index.exists():
-    raise FileNotFoundError(_missing_weights(folder))
+    raise FileNotFoundError(_missing_weights(folder, family))
   places = files.read_json(index).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise ValueError(f"{index} has no weight_map of tensors to files")
@@ -219,11 +155,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
   return {name: shards[file][name] for name, file in places.items()}
 
 
-def _equal(a: Leaf, b: Leaf) -> bool:
-  return a.shape == b.shape and np.array_equal(a.read(), b.read())
-
-
-def _missing_weights(folder: pathlib.Path) -> str:
+def _missing_weights(folder: pathlib.Path, family: backbones.Backbone) -> str:
   message = f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}"
   pickles = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
   if not pickles:
@@ -231,8 +163,9 @@ def _missing_weights(folder: pathlib.Path) -> str:
   return (
     f"{message}, only {', '.join(pickles)}, which is a pickle and never opened "
     "here. Where you trust the file, turn it into safetensors with\n"
-    '  python -c "from transformers import T5ForConditionalGeneration as T5; '
-    f"T5.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\""
+    f'  python -c "from transformers import {family.hf.TRANSFORMERS_CLASS} as '
+    f"T; T.from_pretrained('{folder}')"
+    f".save_pretrained('{folder}-safetensors')\""
   )
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import checksums
 from coda_jax.checkpoints import leaves as leaves_lib
@@ -17,10 +18,10 @@ from coda_jax.checkpoints.leaves import Leaf
 def init_params(
   model: Any, key: jax.Array, shardings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-  """Fresh parameters of a `Transformer`, a nested dict of float32 arrays.
+  """Fresh parameters of a model, a nested dict of float32 arrays.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     key: of the random numbers, which do not depend on the shardings.
     shardings: the tree of `partitioning.shardings`; each device then makes what
       it holds. None for one device.
@@ -55,7 +56,7 @@ def from_leaves(
   the checkpoint has are left out.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     leaves: {parameter path: Leaf}.
     key: for what is initialised.
     source: the checkpoint's name, for messages.
@@ -149,6 +150,8 @@ def _init(model: Any, key: jax.Array) -> dict[str, Any]:
 
 
 def _variables(model: Any, key: jax.Array) -> dict[str, Any]:
-  # No shape depends on the length, as long as every layer has a token.
-  tokens = jnp.ones((1, 8), jnp.int32)
-  return model.init(key, tokens, tokens, tokens, enable_dropout=False)
+  # Of ones: no shape depends on what is in them, as long as it is no padding.
+  inputs = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), backbones.example(model.config)
+  )
+  return model.init(key, **inputs, enable_dropout=False)

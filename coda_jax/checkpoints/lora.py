@@ -4,22 +4,23 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import initialise
 from coda_jax.checkpoints import leaves as leaves_lib
-from coda_jax.t5.network import Transformer
 
 _A, _B = "/lora/a/kernel", "/lora/b/kernel"
 
 
 def merge_lora(
-  model: Transformer, params: params_lib.Params
-) -> tuple[Transformer, dict[str, Any]]:
+  model: nn.Module, params: params_lib.Params
+) -> tuple[nn.Module, dict[str, Any]]:
   """The same function without LoRA: kernel + (alpha / rank) a b.
 
   Summed in float32, whatever the parameters' dtype. Adapters and routers stay;
-  a model that had LoRA alone becomes a plain T5.
+  a model that had LoRA alone becomes a plain backbone.
 
   Args:
     model: its config has `coda.lora`.
@@ -58,4 +59,4 @@ def merge_lora(
   rest = dataclasses.replace(coda, lora=None)
   keeps = model.config.is_routed or coda.bottleneck_dim > 0
   config = dataclasses.replace(model.config, coda=rest if keeps else None)
-  return Transformer(config), params_lib.unflatten(merged)
+  return backbones.build(config), params_lib.unflatten(merged)

@@ -12,30 +12,31 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import described, files, initialise, kinds, tensors
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf, leaves_of
-from coda_jax.nn.config import COMPUTE, CodaConfig, LoraConfig
-from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
+from coda_jax.nn.config import COMPUTE, CodaConfig, Conditional, LoraConfig
 
 FORMAT = "coda_jax"
 CONFIG_FILE = kinds.CONFIG_FILE
 WEIGHTS_FILE = "model.safetensors"
 
 
-def config_to_dict(config: T5Config) -> dict[str, Any]:
-  """A model's JSON-ready description: its `T5Config` without `COMPUTE`."""
+def config_to_dict(config: Conditional) -> dict[str, Any]:
+  """The fields that say what a model is, without `COMPUTE`, for JSON."""
   coda = None if config.coda is None else coda_to_dict(config.coda)
   return {**without_compute(dataclasses.asdict(config)), "coda": coda}
 
 
-def config_from_dict(fields: Mapping[str, Any]) -> T5Config:
+def config_from_dict(
+  kind: type[Conditional], fields: Mapping[str, Any]
+) -> Conditional:
   """The inverse of `config_to_dict`, with the defaults for `COMPUTE`."""
   coda = fields["coda"]
   coda = None if coda is None else coda_from_dict(coda)
-  return T5Config(**{**without_compute(fields), "coda": coda})
+  return kind(**{**without_compute(fields), "coda": coda})
 
 
 def coda_to_dict(coda: CodaConfig) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def without_compute(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def save_model(
   folder: str | os.PathLike[str],
-  config: T5Config,
+  config: Conditional,
   params: params_lib.Params,
   *,
   dtype: Any = jnp.float32,
@@ -75,13 +76,15 @@ def save_model(
     ValueError: parameters of another model.
   """
   leaves = leaves_of(params)
-  expected = initialise.abstract_params(Transformer(config))
+  expected = initialise.abstract_params(backbones.build(config))
   leaves_lib.check(leaves, params_lib.flatten(expected), "params")
   write(folder, config, {p: x.astype(dtype) for p, x in leaves.items()})
 
 
 def write(
-  folder: str | os.PathLike[str], config: T5Config, leaves: Mapping[str, Leaf]
+  folder: str | os.PathLike[str],
+  config: Conditional,
+  leaves: Mapping[str, Leaf],
 ) -> None:
   """Writes a model folder from {parameter path: Leaf}.
 
@@ -90,11 +93,14 @@ def write(
   """
   folder = pathlib.Path(folder)
   kinds.check_replaces(folder, FORMAT)
-  fields = {"format": FORMAT, "t5": config_to_dict(config)}
+  fields = {
+    "format": FORMAT,
+    backbones.of(config).name: config_to_dict(config),
+  }
   described.write(folder / WEIGHTS_FILE, folder / CONFIG_FILE, leaves, fields)
 
 
-def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
+def read(folder: str | os.PathLike[str]) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads the shape of a model, and its leaves by parameter path.
 
   Raises:
@@ -108,6 +114,13 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
     raise ValueError(
       f"{description} says format {fields.get('format')!r}; expected {FORMAT!r}"
     )
+  families = [name for name in backbones.names() if name in fields]
+  if len(families) != 1:
+    raise ValueError(
+      f"{description} describes {families or 'no model'}; expected one of "
+      f"{backbones.names()}"
+    )
+  family = backbones.named(families[0])
   with files.naming(description):
-    config = config_from_dict(fields["t5"])
+    config = config_from_dict(family.config, fields[family.name])
   return config, tensors.read(weights)

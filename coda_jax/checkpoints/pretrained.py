@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import Mesh
 
-from coda_jax import partitioning
+from coda_jax import backbones, partitioning
 from coda_jax.checkpoints import formats, initialise
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.nn.config import CodaConfig
-from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
+from coda_jax.nn.config import CodaConfig, Conditional
 
 
 def load_pretrained(
@@ -23,7 +22,7 @@ def load_pretrained(
   dtype: Any = "float32",
   param_dtype: Any = "float32",
   mesh: Mesh | None = None,
-) -> tuple[Transformer, dict[str, Any]]:
+) -> tuple[nn.Module, dict[str, Any]]:
   """Reads a checkpoint, and makes it conditional if asked to.
 
   Args:
@@ -39,7 +38,7 @@ def load_pretrained(
       device.
 
   Returns:
-    (model, params): a `Transformer` and a nested dict of arrays.
+    (model, params): a linen module and a nested dict of arrays.
 
   Raises:
     FileNotFoundError: no such checkpoint.
@@ -54,14 +53,14 @@ def load_pretrained(
 
 
 def from_read(
-  config: T5Config,
+  config: Conditional,
   leaves: Mapping[str, Leaf],
   source: str,
   *,
   dtype: Any = "float32",
   param_dtype: Any = "float32",
   mesh: Mesh | None = None,
-) -> tuple[Transformer, dict[str, Any]]:
+) -> tuple[nn.Module, dict[str, Any]]:
   """`load_pretrained` of what was read: a shape, and {parameter path: Leaf}.
 
   Args:
@@ -75,7 +74,7 @@ def from_read(
   Raises:
     ValueError: leaves that do not fit, all named.
   """
-  model = Transformer(dataclasses.replace(config, dtype=dtype))
+  model = backbones.build(dataclasses.replace(config, dtype=dtype))
   params = initialise.from_leaves(
     model,
     leaves,

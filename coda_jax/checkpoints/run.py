@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
   checksums,
@@ -21,13 +22,10 @@ from coda_jax.checkpoints import (
   t5x_orbax,
 )
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.t5.config import T5Config
-from coda_jax.t5.network import Transformer
+from coda_jax.nn.config import Conditional
 
 # The name of a setting that a run starts with, as messages show it.
 FROZEN = "a checksum of the frozen parameters"
-
-_CONFIG = "T5Config."
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -35,10 +33,11 @@ def is_run(path: str | os.PathLike[str]) -> bool:
   return (pathlib.Path(path) / "default" / t5x_orbax.METADATA_FILE).exists()
 
 
-def describe(config: T5Config) -> dict[str, Any]:
+def describe(config: Conditional) -> dict[str, Any]:
   """The fields of a run's model, under names of their own."""
   fields = model_folder.config_to_dict(config)
-  return {_CONFIG + name: value for name, value in fields.items()}
+  kind = type(config).__name__
+  return {f"{kind}.{name}": value for name, value in fields.items()}
 
 
 def fixed(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,13 +45,15 @@ def fixed(saved: Mapping[str, Any]) -> dict[str, Any]:
 
   Older versions also saved how the model's CoDA layers compute.
   """
-  name = f"{_CONFIG}coda"
-  if not saved.get(name):
-    return dict(saved)
-  return {**saved, name: model_folder.without_compute(saved[name])}
+  return {
+    name: model_folder.without_compute(value)
+    if name.endswith(".coda") and value
+    else value
+    for name, value in saved.items()
+  }
 
 
-def read_config(path: str | os.PathLike[str]) -> T5Config:
+def read_config(path: str | os.PathLike[str]) -> Conditional:
   """The shape of the model that is trained.
 
   Raises:
@@ -74,7 +75,7 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
 
 def read(
   path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
-) -> tuple[T5Config, dict[str, Leaf]]:
+) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads the shape of a run's model, and its leaves by parameter path.
 
   Args:
@@ -111,7 +112,7 @@ def read(
 
 def read_trained(
   path: str | os.PathLike[str],
-) -> tuple[T5Config, dict[str, Leaf]]:
+) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads the shape of a run's model, and the leaves that are trained.
 
   Args:
@@ -155,18 +156,24 @@ def _read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
   return about
 
 
-def _config(about: Mapping[str, Any], path: str | os.PathLike[str]) -> T5Config:
-  fields = {
-    name.removeprefix(_CONFIG): value
-    for name, value in about["run"].items()
-    if name.startswith(_CONFIG)
-  }
-  with files.naming(path):
-    return model_folder.config_from_dict(fields)
+def _config(
+  about: Mapping[str, Any], path: str | os.PathLike[str]
+) -> Conditional:
+  for family in backbones.families():
+    prefix = f"{family.config.__name__}."
+    fields = {
+      name.removeprefix(prefix): value
+      for name, value in about["run"].items()
+      if name.startswith(prefix)
+    }
+    if fields:
+      with files.naming(path):
+        return model_folder.config_from_dict(family.config, fields)
+  raise ValueError(f"{path} does not describe a model of {backbones.names()}")
 
 
-def _expected(config: T5Config) -> dict[str, Any]:
-  return params_lib.flatten(initialise.abstract_params(Transformer(config)))
+def _expected(config: Conditional) -> dict[str, Any]:
+  return params_lib.flatten(initialise.abstract_params(backbones.build(config)))
 
 
 def _trained(path: str | os.PathLike[str]) -> dict[str, Leaf]:

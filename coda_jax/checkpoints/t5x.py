@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from coda_jax import backbones
 from coda_jax.checkpoints import arrays, files, t5x_msgpack, t5x_orbax
 from coda_jax.checkpoints.leaves import Leaf, leaf_of
-from coda_jax.t5.config import T5Config
+from coda_jax.nn.config import Conditional
 
 LAYOUTS = ("orbax", "msgpack")
 _RELPOS_BIAS = "relpos_bias/rel_embedding"
@@ -53,11 +54,10 @@ def find_layout(folder: Any) -> str | None:
   return "orbax" if has_orbax else "msgpack" if has_msgpack else None
 
 
-def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
+def read(folder: str | os.PathLike[str]) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads the shape of a model, and its leaves by parameter path.
 
-  t5x keeps the shape in gin files; here the arrays determine it. The rest is
-  T5's: the dropout rate, GELU as the gated activation and ReLU as the other.
+  t5x keeps the shape in gin files; here the arrays determine it.
 
   Args:
     folder: a `checkpoint_N`.
@@ -81,7 +81,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[T5Config, dict[str, Leaf]]:
     t5x_orbax.read(folder) if layout == "orbax" else t5x_msgpack.read(folder)
   )
   leaves = _unscanned(stored, str(folder))
-  return config_of(leaves, str(folder)), leaves
+  return _config(leaves, str(folder)), leaves
 
 
 def write(
@@ -118,61 +118,16 @@ def write(
     raise ValueError(f"layout={layout!r}; expected one of {LAYOUTS}")
 
 
-def config_of(leaves: Mapping[str, Any], source: str) -> T5Config:
-  """The shape of a T5, from its leaves.
-
-  Args:
-    leaves: {parameter path: anything with a shape}.
-    source: the file's name, for messages.
-
-  Raises:
-    ValueError: a leaf that tells the shape is missing or no matrix.
-  """
-
-  def shape(path: str) -> tuple[int, int]:
-    if path not in leaves:
-      raise ValueError(
-        f"{source} has no {path}, so it is not a T5 of t5x's minimal or "
-        f"scalable network; the first leaf is {next(iter(leaves), None)!r}"
-      )
-    if len(leaves[path].shape) != 2 or 0 in leaves[path].shape:
-      raise ValueError(
-        f"{source}: {path} has shape {tuple(leaves[path].shape)}; expected a "
-        "matrix"
-      )
-    return tuple(leaves[path].shape)
-
-  depths = {
-    stack: len({p.split("/")[1] for p in leaves if _layer(p, stack)})
-    for stack in ("encoder", "decoder")
-  }
-  mlp = "encoder/layers_0/mlp/"
-  gated = f"{mlp}wi_0/kernel" in leaves
-  per_layer = f"encoder/layers_0/{_RELPOS_BIAS}" in leaves
-  bias = (
-    f"encoder/layers_0/{_RELPOS_BIAS}"
-    if per_layer
-    else "encoder/" + _RELPOS_BIAS
-  )
-  num_heads = shape(bias)[0]
-  vocab_size, emb_dim = shape("token_embedder/embedding")
-  joined = shape("encoder/layers_0/attention/query/kernel")[1]
-  return T5Config(
-    vocab_size=vocab_size,
-    emb_dim=emb_dim,
-    num_heads=num_heads,
-    head_dim=joined // num_heads,
-    mlp_dim=shape(f"{mlp}wo/kernel")[0],
-    num_encoder_layers=depths["encoder"],
-    num_decoder_layers=depths["decoder"],
-    mlp_activations=("gelu", "linear") if gated else ("relu",),
-    logits_via_embedding="decoder/logits_dense/kernel" not in leaves,
-    relpos_bias_per_layer=per_layer,
-  )
-
-
-def _layer(path: str, stack: str) -> bool:
-  return re.match(rf"{stack}/layers_\d+/", path) is not None
+def _config(leaves: Mapping[str, Leaf], source: str) -> Conditional:
+  """The shape of the first family that the leaves fit."""
+  errors = []
+  for family in backbones.families():
+    if family.config_of_leaves is not None:
+      try:
+        return family.config_of_leaves(leaves, source)
+      except ValueError as error:
+        errors.append(error)
+  raise errors[0]
 
 
 def _unscanned(found: Mapping[str, Leaf], source: str) -> dict[str, Leaf]:

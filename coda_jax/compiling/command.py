@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from flax import linen as nn
 
-from coda_jax import cli
+from coda_jax import backbones, cli
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import files, folders
 from coda_jax.compiling import estimate, plan, programs, variants
 from coda_jax.formatting import format_seconds
-from coda_jax.t5.network import Transformer
 from coda_jax.training import arguments, optimizers, setup
 
 # Options of the entry points that only make sense where something runs.
@@ -117,7 +117,7 @@ def take(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
 def compile_training(
   options: Options,
   *,
-  model: Transformer,
+  model: nn.Module,
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
   learning_rate: optimizers.Schedule,
@@ -234,7 +234,7 @@ def compile_inference(
 
 def _run(
   options: Options,
-  model: Transformer,
+  model: nn.Module,
   given: Sequence[variants.Variant],
   to_compile: plan.Programs,
   mesh: Mapping[str, int] | None,
@@ -270,10 +270,10 @@ def _run(
   return 0 if plan.all_fit(rows) else 1
 
 
-def _model(path: str, backbone_path: str | None, dtype: str) -> Transformer:
+def _model(path: str, backbone_path: str | None, dtype: str) -> nn.Module:
   """The model of the first checkpoint at `path`, without its parameters."""
   config = folders.read_config(folders.find(path)[0], backbone_path)
-  return Transformer(dataclasses.replace(config, dtype=dtype))
+  return backbones.build(dataclasses.replace(config, dtype=dtype))
 
 
 def _generation(generate: Mapping[str, Any] | None, shapes: Mapping[str, Any]):

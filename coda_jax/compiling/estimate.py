@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from coda_jax import analysis, report
-from coda_jax.compiling import flops, hlo
+from coda_jax import analysis, flops, report
+from coda_jax.compiling import hlo
 from coda_jax.compiling.topologies import Chip
 
 Row = dict[str, Any]

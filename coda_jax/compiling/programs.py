@@ -11,19 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from coda_jax import params as params_lib
 from coda_jax import partitioning
 from coda_jax.checkpoints import initialise
 from coda_jax.t5 import decoding
-from coda_jax.t5.network import Transformer
 from coda_jax.training import steps
 from coda_jax.training.state import TrainState
 
 
 def train_step(
-  model: Transformer,
+  model: nn.Module,
   mesh: Mesh,
   transform: optax.GradientTransformation,
   *,
@@ -37,7 +37,7 @@ def train_step(
   """A step of the trainer.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     mesh: of the devices to compile for.
     transform: the optimizer.
     trained_patterns: see `params.split`.
@@ -83,7 +83,7 @@ def train_step(
 
 
 def eval_step(
-  model: Transformer,
+  model: nn.Module,
   mesh: Mesh,
   *,
   task_feature_lengths: Mapping[str, int],
@@ -103,7 +103,7 @@ def eval_step(
 
 
 def generate(
-  model: Transformer,
+  model: nn.Module,
   mesh: Mesh,
   *,
   task_feature_lengths: Mapping[str, int],
@@ -113,7 +113,7 @@ def generate(
   """`coda_jax.generate` of a batch.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     mesh: of the devices to compile for.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
     batch_size: inputs of the whole batch.
@@ -131,12 +131,12 @@ def generate(
 
 
 def encode(
-  model: Transformer, mesh: Mesh, *, length: int, batch_size: int
+  model: nn.Module, mesh: Mesh, *, length: int, batch_size: int
 ) -> jax.stages.Traced:
   """The encoder alone, with weights in the dtype of its computation.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     mesh: of the devices to compile for.
     length: of the inputs, in tokens.
     batch_size: inputs of the whole batch.
@@ -145,7 +145,7 @@ def encode(
     ValueError: the mesh does not divide the model or the batch.
   """
 
-  def call(model: Transformer, params: Any, tokens: Any) -> jax.Array:
+  def call(model: nn.Module, params: Any, tokens: Any) -> jax.Array:
     return model.apply(
       {"params": params}, tokens, enable_dropout=False, method="encode"
     )
@@ -154,7 +154,7 @@ def encode(
 
 
 def score(
-  model: Transformer,
+  model: nn.Module,
   mesh: Mesh,
   *,
   task_feature_lengths: Mapping[str, int],
@@ -167,7 +167,7 @@ def score(
 
 def _call(
   function: Any,
-  model: Transformer,
+  model: nn.Module,
   mesh: Mesh,
   batch_size: int,
   *lengths: int,
@@ -183,7 +183,7 @@ def _call(
 
 
 def _inference(
-  model: Transformer, mesh: Mesh, batch_size: int, dtype: Any = None
+  model: nn.Module, mesh: Mesh, batch_size: int, dtype: Any = None
 ):
   places = partitioning.shardings(model, mesh)
   partitioning.check_batch(batch_size, mesh)

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flax import linen as nn
+
+from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.nn.config import CodaConfig, LoraConfig
-from coda_jax.t5.network import Transformer
 
 METHODS = ("full", "adapter", "lora", "coda", "coda_lora")
 
@@ -17,13 +19,13 @@ class Variant(NamedTuple):
   Attributes:
     method: one of `METHODS`.
     reduction: r; 1 where nothing is routed.
-    model: a `Transformer`.
+    model: of `backbones.build`.
     trained_patterns: see `params.split`.
   """
 
   method: str
   reduction: float
-  model: Transformer
+  model: nn.Module
   trained_patterns: Sequence[str]
 
   @property
@@ -42,7 +44,7 @@ class Variant(NamedTuple):
 
 
 def as_given(
-  model: Transformer,
+  model: nn.Module,
   trained_patterns: Sequence[str] = params_lib.ALL_PATTERNS,
   reductions: Sequence[float] = (),
 ) -> list[Variant]:
@@ -56,7 +58,7 @@ def as_given(
     Variant(
       coda.method,
       r,
-      Transformer(model.config.with_reduction(r)),
+      backbones.build(model.config.with_reduction(r)),
       trained_patterns,
     )
     for r in reductions
@@ -64,7 +66,7 @@ def as_given(
 
 
 def by_methods(
-  model: Transformer, methods: Sequence[str], reductions: Sequence[float]
+  model: nn.Module, methods: Sequence[str], reductions: Sequence[float]
 ) -> list[Variant]:
   """The model by each method, those that route at each r.
 
@@ -72,7 +74,7 @@ def by_methods(
   model's; what it lacks is as in configs/methods/.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     methods: of `METHODS`.
     reductions: r of "coda" and "coda_lora"; none takes the model's own.
 
@@ -111,5 +113,7 @@ def by_methods(
         if method == "full"
         else params_lib.TASK_PATTERNS
       )
-      variants.append(Variant(method, float(r), Transformer(config), patterns))
+      variants.append(
+        Variant(method, float(r), backbones.build(config), patterns)
+      )
   return variants

@@ -5,19 +5,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array
 from jax import export as jax_export
 
 from coda_jax import params as params_lib
 from coda_jax.t5 import decoding
-from coda_jax.t5.network import Transformer
 
 # Any machine can lower programs for all of them.
 PLATFORMS = ("cpu", "tpu", "cuda")
 
 
 def lower(
-  model: Transformer,
+  model: nn.Module,
   leaves: Mapping[str, Any],
   length: int,
   *,
@@ -32,7 +32,7 @@ def lower(
   arguments, so programs of several lengths share them.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     leaves: {parameter path: anything with a shape and a dtype}.
     length: of the inputs, in tokens.
     generate: arguments of `coda_jax.generate`.

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 
-from coda_jax import analysis, partitioning, quantization, report
+from coda_jax import analysis, backbones, partitioning, quantization, report
 from coda_jax.checkpoints import files, folders
 from coda_jax.formatting import format_scalars
 from coda_jax.inference import outputs
-from coda_jax.t5.network import Transformer
 from coda_jax.training import arguments, coverage, inputs
 from coda_jax.training.evaluation import Evaluation
 
@@ -89,7 +89,7 @@ def evaluate(
   paths = folders.find(checkpoint_path)
   folder = Path(eval_output_dir)
   rows: list[Row] = []
-  timed: dict[Any, tuple[Transformer, Any]] = {}
+  timed: dict[Any, tuple[nn.Module, Any]] = {}
   timed_as = []
   evaluation = None
   with partitioning.under(devices):
@@ -186,15 +186,15 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _at_reductions(
-  model: Transformer, reductions: Sequence[float] | None, *, is_alone: bool
-) -> list[Transformer]:
+  model: nn.Module, reductions: Sequence[float] | None, *, is_alone: bool
+) -> list[nn.Module]:
   if reductions is None or not (model.config.is_routed or is_alone):
     return [model]
-  return [Transformer(model.config.with_reduction(r)) for r in reductions]
+  return [backbones.build(model.config.with_reduction(r)) for r in reductions]
 
 
 def _row(
-  name: str, model: Transformer, weights: str, metrics: Mapping[str, float]
+  name: str, model: nn.Module, weights: str, metrics: Mapping[str, float]
 ) -> Row:
   coda = model.config.coda
   return {

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from coda_jax import partitioning, token_ids
+from coda_jax import backbones, partitioning, token_ids
 from coda_jax.checkpoints import folders
 from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
 from coda_jax.t5 import decoding
-from coda_jax.t5.network import Transformer
 from coda_jax.training import arguments, coverage, inputs
 
 MODES = ("predict", "score")
@@ -93,7 +93,7 @@ def infer(
     [path], initial_checkpoint_path, dtype=dtype, mesh=devices
   )
   if reduction is not None:
-    model = Transformer(model.config.with_reduction(reduction))
+    model = backbones.build(model.config.with_reduction(reduction))
   counts = sources.Counts()
   if text is None:
     inputs.check_task(mixture_or_task_name, model.config.vocab_size)
@@ -158,7 +158,7 @@ def infer(
 
 
 def answer(
-  model: Transformer,
+  model: nn.Module,
   params: Any,
   examples: Sequence[Example],
   *,
@@ -172,7 +172,7 @@ def answer(
   """Answers inputs, in batches of one size and of few lengths.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     params: its parameters.
     examples: the inputs.
     batch_size: inputs a batch; the last one is filled up with padding.

@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from flax import linen as nn
+
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import files, leaves
-from coda_jax.t5.network import Transformer
 
 Settings = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ def check(results: pathlib.Path, now: Settings) -> None:
       )
 
 
-def of_model(model: Transformer, params: params_lib.Params) -> str:
+def of_model(model: nn.Module, params: params_lib.Params) -> str:
   """A SHA-256 over a model's shape and all its parameters.
 
   The path of a checkpoint would not identify its content. The digest is that of

@@ -36,7 +36,7 @@ class Evaluation:
     """Prepares.
 
     Args:
-      model: a `Transformer`.
+      model: of `backbones.build`.
       mixture_or_task_name: known to seqio.
       split: "validation", "test"...
       task_feature_lengths: {"inputs": n, "targets": m}.

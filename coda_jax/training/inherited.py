@@ -6,11 +6,11 @@ checkpoint's parameters allow it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coda_jax.nn.config import COMPUTE, CodaConfig, LoraConfig
-from coda_jax.t5.config import T5Config
+from coda_jax import backbones
+from coda_jax.nn.config import COMPUTE, CodaConfig, Conditional, LoraConfig
 
 # {field: the macro that sets it}; other fields are set by their own names.
 _MACROS = {
@@ -24,24 +24,14 @@ _MACROS = {
 }
 # Fields that change the shapes of the parameters.
 _SHAPES = ("bottleneck_dim", "rank")
-# Fields of `T5Config` that the size and the kind of the model determine.
-_SIZES = (
-  "vocab_size",
-  "emb_dim",
-  "num_heads",
-  "num_encoder_layers",
-  "num_decoder_layers",
-  "head_dim",
-  "mlp_dim",
-  "mlp_activations",
-  "logits_via_embedding",
-  "relpos_bias_per_layer",
-)
+# Fields that a run may choose anew; the others tell the size and the kind of
+# the model.
+_FREE = (*COMPUTE, "coda", "dropout_rate", "attention_dropout_rate")
 
 
 def inherit(
-  config: T5Config, saved: T5Config, source: str
-) -> tuple[T5Config, list[str]]:
+  config: Conditional, saved: Conditional, source: str
+) -> tuple[Conditional, list[str]]:
   """The configuration of a run, with its checkpoint's `CodaConfig` as defaults.
 
   Args:
@@ -56,14 +46,19 @@ def inherit(
     ValueError: the backbones differ, or parameters of the checkpoint do not fit
       the settings; all differences are named, with the macros that set them.
   """
+  if type(config) is not type(saved):
+    raise ValueError(
+      f"the gin files describe a {backbones.of(config).title}, but {source} is "
+      f"a {backbones.of(saved).title}; use the files of models/ and sizes/ of "
+      "that model"
+    )
   if differing := [
-    f"{name} = {getattr(config, name)!r}, {source} has {getattr(saved, name)!r}"
-    for name in _SIZES
-    if getattr(config, name) != getattr(saved, name)
+    f"{name} = {old!r}, {source} has {new!r}"
+    for name, (old, new) in _differences(config, saved, _FREE).items()
   ]:
     raise ValueError(
       f"the gin files describe another model than {source}; use the files of "
-      "models/ and sizes/ of that model, or set T5Config:\n  "
+      f"models/ and sizes/ of that model, or set {type(config).__name__}:\n  "
       + "\n  ".join(differing)
     )
   coda, before = config.coda, saved.coda
@@ -83,7 +78,9 @@ def _merge(
   """Takes the unset fields from `before`, and lists the others that differ."""
   taken = {name: getattr(before, name) for name in chosen.unset}
   lines = []
-  for name, (new, old) in _differences(chosen, before).items():
+  for name, (new, old) in _differences(
+    chosen, before, ("lora", *COMPUTE)
+  ).items():
     if name in taken:
       continue
     macro = _MACROS.get(name, f"{type(chosen).__name__}.{name}")
@@ -96,10 +93,12 @@ def _merge(
   return dataclasses.replace(chosen, **taken), lines
 
 
-def _differences(a: Any, b: Any) -> Mapping[str, tuple[Any, Any]]:
+def _differences(
+  a: Any, b: Any, ignored: Sequence[str]
+) -> Mapping[str, tuple[Any, Any]]:
   return {
     field.name: (getattr(a, field.name), getattr(b, field.name))
     for field in dataclasses.fields(a)
-    if field.name not in ("lora", *COMPUTE)
+    if field.name not in ignored
     and getattr(a, field.name) != getattr(b, field.name)
   }

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from coda_jax import backbones, partitioning
 from coda_jax import params as params_lib
-from coda_jax import partitioning
 from coda_jax.formatting import format_scalars
 from coda_jax.training import (
   arguments,
@@ -76,7 +76,7 @@ def train(
   SIGTERM ends it in order: it saves after the step that it is in, and returns.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     model_dir: gets `checkpoints/`, `metrics.jsonl`, TensorBoard's files and, at
       the end, `model/`, or `adapter/` if only `TASK_PATTERNS` was trained; with
       `best_metric`, `best/` has the same of the best evaluation.
@@ -169,7 +169,7 @@ def train(
   current, frozen = start.state, start.frozen
   train_step = {
     r: steps.make_train_step(
-      type(model)(model.config.with_reduction(r)) if reductions else model,
+      backbones.build(model.config.with_reduction(r)) if reductions else model,
       transform,
       z_loss=z_loss,
       label_smoothing=label_smoothing,

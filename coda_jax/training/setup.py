@@ -12,8 +12,8 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
+from coda_jax import backbones, partitioning
 from coda_jax import params as params_lib
-from coda_jax import partitioning
 from coda_jax.checkpoints import adapter as adapter_files
 from coda_jax.checkpoints import (
   checksums,
@@ -22,7 +22,7 @@ from coda_jax.checkpoints import (
   model_folder,
   run,
 )
-from coda_jax.t5.config import T5Config
+from coda_jax.nn.config import Conditional
 from coda_jax.training import hosts, inherited, inputs, state
 
 
@@ -32,7 +32,7 @@ def inherit(
   """The model with the settings of the checkpoint that it starts from.
 
   Args:
-    model: a `Transformer`, as the gin files describe it.
+    model: of `backbones.build`, as the gin files describe it.
     initial_checkpoint_path: see `load_pretrained`; None starts from scratch.
 
   Returns:
@@ -45,20 +45,17 @@ def inherit(
   if initial_checkpoint_path is None:
     return model, []
   saved, _ = formats.read(initial_checkpoint_path)
-  activations = model.config.mlp_activations
-  if formats.detect(initial_checkpoint_path) == "t5x" and len(
-    saved.mlp_activations
-  ) == len(activations):
-    # Parameters alone do not tell one gated activation from another.
-    saved = dataclasses.replace(saved, mlp_activations=activations)
+  family = backbones.of(saved)
+  if formats.detect(initial_checkpoint_path) == "t5x" and family.assume:
+    saved = family.assume(saved, model.config)
   config, lines = inherited.inherit(
     model.config, saved, str(initial_checkpoint_path)
   )
-  return type(model)(config), lines
+  return backbones.build(config), lines
 
 
 def describe_run(
-  config: T5Config, frozen: Any, **settings: Any
+  config: Conditional, frozen: Any, **settings: Any
 ) -> dict[str, Any]:
   """The settings that must not change when a run resumes, by argument name.
 
@@ -115,7 +112,7 @@ def start(
   """Puts parameters and the optimizer's state on a mesh, each in its place.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     transform: the optimizer.
     mesh: of `partitioning.mesh_of`.
     trained_patterns: see `params.split`.
@@ -188,7 +185,7 @@ class Saver:
     """Keeps what does not change.
 
     Args:
-      model: a `Transformer`.
+      model: of `backbones.build`.
       frozen: the parameters that are not trained.
       dtype: of `model/`.
     """

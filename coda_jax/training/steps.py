@@ -74,7 +74,7 @@ def make_train_step(
   run's key; each step folds its number in.
 
   Args:
-    model: a `Transformer`.
+    model: of `backbones.build`.
     optimizer: of `state.trained`.
     z_loss: see `cross_entropy`.
     label_smoothing: see `cross_entropy`.

@@ -8,13 +8,13 @@ import numpy as np
 from coda_jax import analysis
 from coda_jax import params as params_lib
 from coda_jax.formatting import format_scalars, format_table
-from coda_jax.t5.config import T5Config
+from coda_jax.nn.config import Conditional
 
 _NORMS = ("grad_norm", "update_norm")
 
 
 def model_table(
-  config: T5Config, lengths: Mapping[str, int], trained: Any, frozen: Any
+  config: Conditional, lengths: Mapping[str, int], trained: Any, frozen: Any
 ) -> str:
   """A table of trained and frozen parameters, and the forward pass's FLOPs.
 

@@ -8,8 +8,9 @@ from safetensors.numpy import load_file, save_file
 
 from coda_jax import convert, load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import hf, hf_names
+from coda_jax.checkpoints import hf
 from coda_jax.checkpoints.leaves import leaf_of, leaves_of
+from coda_jax.t5 import hf_names
 from coda_jax.t5.network import Transformer
 
 CONFIGS = {

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from coda_jax.compiling.flops import matrix_flops
+from coda_jax.flops import matrix_flops
 
 X, W = jnp.ones((3, 4)), jnp.ones((4, 4))
 ONE = 2 * 3 * 4 * 4

@@ -35,11 +35,7 @@ def read(
     "relative_attention_max_distance": 128,
     "layer_norm_epsilon": 1e-6,
   }
-  model_type = fields.get("model_type")
-  if model_type not in MODEL_TYPES:
-    raise ValueError(
-      f"{source}: model_type is {model_type!r}; expected one of {MODEL_TYPES}"
-    )
+  model_type = fields["model_type"]
   for name, value in fixed.items():
     if fields.get(name, value) != value:
       raise ValueError(
