@@ -15,12 +15,12 @@ if TYPE_CHECKING:  # for editors and type checkers; _MODULES is what runs
   from coda_jax.checkpoints import load_adapter, load_pretrained, save_adapter
   from coda_jax.checkpoints.bank import load_bank
   from coda_jax.checkpoints.lora import merge_lora
+  from coda_jax.decoding import generate, score
   from coda_jax.nn.coda import CodaLayer
   from coda_jax.nn.config import CodaConfig
   from coda_jax.nn.router import Selection
   from coda_jax.soft_topk import soft_top_k
   from coda_jax.t5.config import T5Config
-  from coda_jax.t5.decoding import generate, score
   from coda_jax.t5.network import Transformer
 
 __all__ = [
@@ -46,13 +46,13 @@ _MODULES = {
   "Selection": "coda_jax.nn.router",
   "T5Config": "coda_jax.t5.config",
   "Transformer": "coda_jax.t5.network",
-  "generate": "coda_jax.t5.decoding",
+  "generate": "coda_jax.decoding",
   "load_adapter": "coda_jax.checkpoints",
   "load_bank": "coda_jax.checkpoints.bank",
   "load_pretrained": "coda_jax.checkpoints",
   "merge_lora": "coda_jax.checkpoints.lora",
   "save_adapter": "coda_jax.checkpoints",
-  "score": "coda_jax.t5.decoding",
+  "score": "coda_jax.decoding",
   "soft_top_k": "coda_jax.soft_topk",
 }
 

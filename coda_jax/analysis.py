@@ -11,11 +11,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from coda_jax import backbones, flops
+from coda_jax import backbones, decoding, flops, initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import initialise
 from coda_jax.nn.config import Conditional
-from coda_jax.t5 import decoding
 
 # The parts of a model by name; a parameter belongs to the first part whose
 # pattern matches its path.

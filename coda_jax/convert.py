@@ -26,7 +26,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from coda_jax import backbones
+from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
   adapter,
@@ -35,7 +35,6 @@ from coda_jax.checkpoints import (
   folders,
   formats,
   hf,
-  initialise,
   leaves,
   model_folder,
   t5x,
@@ -111,8 +110,8 @@ def convert(
     config = dataclasses.replace(config, coda=coda)
   if backbone:
     config = dataclasses.replace(config, coda=None)
-    found = {p: x for p, x in found.items() if not initialise.is_added(p)}
-  elif config.coda is None and any(map(initialise.is_added, found)):
+    found = {p: x for p, x in found.items() if not params_lib.is_added(p)}
+  elif config.coda is None and any(map(params_lib.is_added, found)):
     raise ValueError(
       f"{source} has adapters or routers, which a t5x checkpoint does not "
       "describe; add --coda with the fields that differ from CodaConfig's "

@@ -17,11 +17,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from coda_jax import backbones, cli
+from coda_jax import backbones, cli, decoding
 from coda_jax.checkpoints import files, folders
 from coda_jax.checkpoints.leaves import DTYPES, leaves_of
 from coda_jax.exporting import programs, stablehlo
-from coda_jax.t5 import decoding
 from coda_jax.training import arguments, inputs
 from coda_jax.version import __version__
 

@@ -40,6 +40,11 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
   return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
+def is_added(path: str) -> bool:
+  """Whether a leaf is one that CoDA adds to a pretrained backbone."""
+  return matches(path, ADDED_PATTERNS)
+
+
 def split(
   params: Params, patterns: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,8 +17,8 @@ from flax.linen import partitioning as flax_partitioning
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from coda_jax import initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import initialise
 
 AXES = ("data", "fsdp", "model")
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from coda_jax import initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import initialise
 from coda_jax.t5 import config
 
 

@@ -20,9 +20,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import linalg
 
-from coda_jax import params
+from coda_jax import initialise, params
 from coda_jax.benchmarking import shapes
-from coda_jax.checkpoints import initialise
 from coda_jax.checkpoints.model_folder import save_model
 from coda_jax.data import vocabularies
 from coda_jax.t5.network import Transformer

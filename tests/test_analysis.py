@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from coda_jax import analysis, testing
+from coda_jax import analysis, initialise, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import initialise
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.network import Transformer
 

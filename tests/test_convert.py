@@ -11,7 +11,7 @@ import pytest
 import coda_jax
 from coda_jax import cli, convert, load_pretrained, testing
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import arrays, formats, hf, initialise, model_folder
+from coda_jax.checkpoints import arrays, formats, hf, model_folder
 from coda_jax.checkpoints.leaves import leaf_of
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.params import TASK_PATTERNS
@@ -72,7 +72,7 @@ def test_only_the_backbone_of_a_coda_model_fits_elsewhere(tmp_path, capsys):
   assert not (tmp_path / "b").exists()
   assert convert.main([*command, "--backbone"]) == 0
   _, leaves = formats.read(tmp_path / "b")
-  backbone = {p for p in expected if not initialise.is_added(p)}
+  backbone = {p for p in expected if not params_lib.is_added(p)}
   assert leaves.keys() == backbone < expected.keys()
 
 

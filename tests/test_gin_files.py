@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from coda_jax import cli, params
-from coda_jax.checkpoints import initialise
+from coda_jax import cli, initialise, params
 from coda_jax.inference import evaluate, predict, sources
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from coda_jax import initialise, partitioning, testing
 from coda_jax import params as params_lib
-from coda_jax import partitioning, testing
-from coda_jax.checkpoints import initialise
 from coda_jax.checkpoints.bank import AdapterBank
 from coda_jax.nn.coda import CodaLayer
 from coda_jax.nn.config import CodaConfig, LoraConfig

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from coda_jax import decoding, testing
 from coda_jax import params as params_lib
-from coda_jax import testing
-from coda_jax.t5 import decoding
 from coda_jax.t5.config import CodaConfig
 from coda_jax.t5.network import Transformer
 

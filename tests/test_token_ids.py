@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coda_jax import testing, token_ids
-from coda_jax.t5 import decoding
+from coda_jax import decoding, testing, token_ids
 from coda_jax.t5.network import Transformer
 
 MODEL = Transformer(testing.tiny_config())

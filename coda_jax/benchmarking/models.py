@@ -8,11 +8,10 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from coda_jax import analysis, backbones
+from coda_jax import analysis, backbones, decoding
 from coda_jax.benchmarking import shapes, train_step
 from coda_jax.benchmarking.timing import Call, Subject
 from coda_jax.nn.config import CodaConfig, Conditional
-from coda_jax.t5 import decoding
 
 PARTS = ("encoder", "generate", "train")
 METHODS = ("adapter", "coda", "dense")

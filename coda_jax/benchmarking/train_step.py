@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from coda_jax import analysis
+from coda_jax import analysis, initialise
 from coda_jax import params as params_lib
 from coda_jax.benchmarking.timing import Call
-from coda_jax.checkpoints import initialise
 from coda_jax.training import optimizers, state, steps
 
 

@@ -14,16 +14,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from coda_jax import backbones
+from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import (
-  described,
-  files,
-  initialise,
-  kinds,
-  model_folder,
-  tensors,
-)
+from coda_jax.checkpoints import described, files, kinds, model_folder, tensors
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.nn.config import CodaConfig

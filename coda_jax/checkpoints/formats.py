@@ -4,17 +4,9 @@ import os
 import pathlib
 from typing import Any
 
-from coda_jax import backbones
+from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import (
-  hf,
-  initialise,
-  kinds,
-  leaves,
-  model_folder,
-  t5x,
-  t5x_orbax,
-)
+from coda_jax.checkpoints import hf, kinds, leaves, model_folder, t5x, t5x_orbax
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.nn.config import Conditional
 
@@ -84,7 +76,7 @@ def read(
     {  # t5x has no configuration for adapters and routers: skip them.
       name: leaf
       for name, leaf in read_leaves.items()
-      if kind != "t5x" or not initialise.is_added(name)
+      if kind != "t5x" or not params_lib.is_added(name)
     },
     params_lib.flatten(expected),
     str(path),

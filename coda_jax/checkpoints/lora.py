@@ -6,9 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from coda_jax import backbones
+from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import initialise
 from coda_jax.checkpoints import leaves as leaves_lib
 
 _A, _B = "/lora/a/kernel", "/lora/b/kernel"

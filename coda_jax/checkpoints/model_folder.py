@@ -12,9 +12,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from coda_jax import backbones
+from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import described, files, initialise, kinds, tensors
+from coda_jax.checkpoints import described, files, kinds, tensors
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf, leaves_of
 from coda_jax.nn.config import COMPUTE, CodaConfig, Conditional, LoraConfig

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from coda_jax import backbones, partitioning
-from coda_jax.checkpoints import formats, initialise
+from coda_jax.checkpoints import assemble, formats
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.nn.config import CodaConfig, Conditional
 
@@ -75,7 +75,7 @@ def from_read(
     ValueError: leaves that do not fit, all named.
   """
   model = backbones.build(dataclasses.replace(config, dtype=dtype))
-  params = initialise.from_leaves(
+  params = assemble.from_leaves(
     model,
     leaves,
     jax.random.key(0),

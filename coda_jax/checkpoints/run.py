@@ -10,13 +10,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from coda_jax import backbones
+from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
   checksums,
   files,
   formats,
-  initialise,
   leaves,
   model_folder,
   t5x_orbax,

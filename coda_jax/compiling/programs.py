@@ -14,10 +14,8 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from coda_jax import decoding, initialise, partitioning
 from coda_jax import params as params_lib
-from coda_jax import partitioning
-from coda_jax.checkpoints import initialise
-from coda_jax.t5 import decoding
 from coda_jax.training import steps
 from coda_jax.training.state import TrainState
 

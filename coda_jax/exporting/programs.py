@@ -9,8 +9,8 @@ from flax import linen as nn
 from jax import Array
 from jax import export as jax_export
 
+from coda_jax import decoding
 from coda_jax import params as params_lib
-from coda_jax.t5 import decoding
 
 # Any machine can lower programs for all of them.
 PLATFORMS = ("cpu", "tpu", "cuda")

@@ -10,12 +10,11 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from coda_jax import backbones, partitioning, token_ids
+from coda_jax import backbones, decoding, partitioning, token_ids
 from coda_jax.checkpoints import folders
 from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
-from coda_jax.t5 import decoding
 from coda_jax.training import arguments, coverage, inputs
 
 MODES = ("predict", "score")

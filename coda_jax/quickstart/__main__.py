@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coda_jax import cli
+from coda_jax import cli, decoding
 from coda_jax.nn import router
-from coda_jax.t5 import decoding
 
 with cli.quiet_imports():  # These import tensorflow.
   from coda_jax.data import baselines, bbc, vocabularies

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from coda_jax import quantization
+from coda_jax import decoding, quantization
 from coda_jax.checkpoints.leaves import DTYPES
 from coda_jax.nn.config import compute_dtype
-from coda_jax.t5 import decoding
 from coda_jax.training import best
 
 

@@ -190,7 +190,7 @@ class Evaluation:
 
   def _predict_fn(self, params) -> Callable[[Any], list]:
     """A function from an enumerated dataset to (index, tokens) pairs."""
-    from coda_jax.t5 import decoding
+    from coda_jax import decoding
 
     def predict(dataset):
       results = []

@@ -12,16 +12,10 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
-from coda_jax import backbones, partitioning
+from coda_jax import backbones, initialise, partitioning
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter as adapter_files
-from coda_jax.checkpoints import (
-  checksums,
-  formats,
-  initialise,
-  model_folder,
-  run,
-)
+from coda_jax.checkpoints import assemble, checksums, formats, model_folder, run
 from coda_jax.nn.config import Conditional
 from coda_jax.training import hosts, inherited, inputs, state
 
@@ -134,7 +128,7 @@ def start(
       params = initialise.init_params(model, init_key, shardings)
     else:
       _, leaves = formats.read(initial_checkpoint_path)
-      params = initialise.from_leaves(
+      params = assemble.from_leaves(
         model,
         leaves,
         init_key,

@@ -8,9 +8,9 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 import coda_jax
+from coda_jax import initialise, testing
 from coda_jax import params as params_lib
-from coda_jax import testing
-from coda_jax.checkpoints import initialise
+from coda_jax.checkpoints import assemble
 from coda_jax.checkpoints.leaves import leaves_of
 
 CODA = coda_jax.CodaConfig(reduction=3, bottleneck_dim=4)
@@ -26,7 +26,7 @@ def trained_on(params):
   model = coda_jax.Transformer(testing.tiny_config(coda=CODA))
   leaves = leaves_of(params)
   key = jax.random.key(1)
-  params = initialise.from_leaves(model, leaves, key, "backbone")
+  params = assemble.from_leaves(model, leaves, key, "backbone")
   trained, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
   trained = jax.tree.map(lambda x: x + 0.25, trained)
   return model, params_lib.merge(trained, frozen)

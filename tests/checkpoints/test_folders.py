@@ -6,7 +6,7 @@ import pytest
 
 import coda_jax
 from coda_jax import testing
-from coda_jax.checkpoints import folders, initialise, model_folder
+from coda_jax.checkpoints import assemble, folders, model_folder
 from coda_jax.checkpoints.leaves import leaves_of
 
 CODA = coda_jax.CodaConfig(reduction=3, bottleneck_dim=4)
@@ -25,7 +25,7 @@ def save_adapter(folder, backbone, seed):
   """An adapter with parameters of its own; returns (model, params)."""
   _, params = coda_jax.load_pretrained(backbone)
   model = coda_jax.Transformer(testing.tiny_config(coda=CODA))
-  params = initialise.from_leaves(
+  params = assemble.from_leaves(
     model, leaves_of(params), jax.random.key(seed), "backbone"
   )
   coda_jax.save_adapter(folder, model, params)

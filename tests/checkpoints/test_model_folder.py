@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from coda_jax import CodaConfig, Transformer, load_pretrained, testing
+from coda_jax import (
+  CodaConfig,
+  Transformer,
+  initialise,
+  load_pretrained,
+  testing,
+)
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import formats, hf, initialise, model_folder
+from coda_jax.checkpoints import assemble, formats, hf, model_folder
 from coda_jax.checkpoints.leaves import leaves_of
 from coda_jax.nn.config import LoraConfig
 
@@ -33,7 +39,7 @@ def load(folder):
 
 def from_tree(model, params):
   leaves = leaves_of(params)
-  return initialise.from_leaves(model, leaves, jax.random.key(0), "file")
+  return assemble.from_leaves(model, leaves, jax.random.key(0), "file")
 
 
 def assert_trees_equal(actual, expected):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import coda_jax
 from coda_jax import testing
-from coda_jax.checkpoints import initialise, model_folder
+from coda_jax.checkpoints import assemble, model_folder
 from coda_jax.checkpoints.leaves import leaves_of
 from coda_jax.data import metrics, vocabularies
 from coda_jax.inference import evaluate
@@ -135,7 +135,7 @@ def save_folder(tmp_path):
   for name, reduction in [("coda_10", 2), ("coda_9", 2), ("adapter", 1)]:
     coda = coda_jax.CodaConfig(reduction=reduction, bottleneck_dim=4)
     model = Transformer(testing.tiny_config(vocab_size=384, coda=coda))
-    added = initialise.from_leaves(
+    added = assemble.from_leaves(
       model, leaves_of(params), jax.random.key(len(name)), "backbone"
     )
     coda_jax.save_adapter(tmp_path / "all" / name, model, added)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import coda_jax
-from coda_jax import testing
+from coda_jax import decoding, testing
 from coda_jax.checkpoints import model_folder
 from coda_jax.data import vocabularies
 from coda_jax.inference import predict, sources
 from coda_jax.inference.sources import Example, Text
-from coda_jax.t5 import decoding
 
 BYTES = vocabularies.load("byt5")
 LENGTHS = {"inputs": 24, "targets": 5}

@@ -3,9 +3,8 @@ import collections
 import numpy as np
 import pytest
 
+from coda_jax import initialise, testing
 from coda_jax import params as params_lib
-from coda_jax import testing
-from coda_jax.checkpoints import initialise
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 from coda_jax.training import elastic

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import seqio
 
-from coda_jax import testing
+from coda_jax import decoding, testing
 from coda_jax.nn.config import CodaConfig
-from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
 from coda_jax.training import evaluation
 

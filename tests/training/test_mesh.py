@@ -9,7 +9,7 @@ import pytest
 import coda_jax
 from coda_jax import params as params_lib
 from coda_jax import partitioning, testing
-from coda_jax.checkpoints import initialise, leaves, model_folder, tensors
+from coda_jax.checkpoints import assemble, leaves, model_folder, tensors
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
@@ -87,7 +87,7 @@ def test_a_checkpoint_is_read_in_parts(tmp_path, monkeypatch):
     coda=CodaConfig(reduction=2, bottleneck_dim=4),
   )
   placed = params_lib.flatten(
-    initialise.from_leaves(
+    assemble.from_leaves(
       Transformer(coda),
       found,
       jax.random.key(0),

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from coda_jax import token_ids
-from coda_jax.t5 import beam
+from coda_jax.decoding import beam
 
 # The same input has the same answer each time; "sample" needs a key.
 DETERMINISTIC = ("greedy", "beam")

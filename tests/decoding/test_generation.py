@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from coda_jax import decoding
+from coda_jax.decoding import beam
 from coda_jax.nn.config import CodaConfig
-from coda_jax.t5 import beam, decoding, network
+from coda_jax.t5 import network
 from coda_jax.t5.config import T5Config
 
 EOS = 1

@@ -1,6 +1,5 @@
-"""The parameters of a model: fresh, from a checkpoint, or part of each."""
+"""The parameters of a model from a checkpoint's leaves, and fresh ones."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,37 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from coda_jax import backbones
+from coda_jax import initialise
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import checksums
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf
-
-
-def init_params(
-  model: Any, key: jax.Array, shardings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-  """Fresh parameters of a model, a nested dict of float32 arrays.
-
-  Args:
-    model: of `backbones.build`.
-    key: of the random numbers, which do not depend on the shardings.
-    shardings: the tree of `partitioning.shardings`; each device then makes what
-      it holds. None for one device.
-  """
-  init = jax.jit(lambda key: _init(model, key), out_shardings=shardings)
-  return init(key)
-
-
-def abstract_params(model: Any) -> dict[str, Any]:
-  """The shapes and dtypes of `init_params`, without computing anything."""
-  return params_lib.unflatten(params_lib.flatten(_traced(model)["params"]))
-
-
-def logical_axes(model: Any) -> dict[str, tuple[str, ...]]:
-  """{parameter path: its logical axes}, one name a dimension."""
-  axes = params_lib.flatten(_traced(model)["params_axes"])
-  return {path.removesuffix("_axes"): x.names for path, x in axes.items()}
+from coda_jax.params import is_added
 
 
 def from_leaves(
@@ -68,7 +42,7 @@ def from_leaves(
     ValueError: a backbone leaf is missing on either side or has another shape;
       the message lists all such leaves. Or a leaf is damaged.
   """
-  expected = params_lib.flatten(abstract_params(model))
+  expected = params_lib.flatten(initialise.abstract_params(model))
   leaves_lib.check(
     {p: x for p, x in leaves.items() if p in expected or not is_added(p)},
     {p: x for p, x in expected.items() if p in leaves or not is_added(p)},
@@ -78,7 +52,7 @@ def from_leaves(
 
   def init_missing(key: jax.Array) -> dict[str, Any]:
     # What is not returned is not computed either.
-    every = params_lib.flatten(_init(model, key))
+    every = params_lib.flatten(initialise.fresh(model, key))
     return {path: every[path].astype(dtype) for path in missing}
 
   places = params_lib.flatten(shardings) if shardings else {}
@@ -132,26 +106,3 @@ def place(leaf: Leaf, sharding: Any | None, dtype: Any) -> jax.Array:
   if is_checked:
     leaf.check(checksums.of_leaves({"": array})[""])
   return array.astype(dtype)
-
-
-def is_added(path: str) -> bool:
-  """Whether a leaf is one that CoDA adds to a pretrained backbone."""
-  return params_lib.matches(path, params_lib.ADDED_PATTERNS)
-
-
-@functools.lru_cache(maxsize=16)
-def _traced(model: Any) -> dict[str, Any]:
-  # Traced once: at Base that takes half a second, and a run asks often.
-  return jax.eval_shape(lambda: _variables(model, jax.random.key(0)))
-
-
-def _init(model: Any, key: jax.Array) -> dict[str, Any]:
-  return _variables(model, key)["params"]
-
-
-def _variables(model: Any, key: jax.Array) -> dict[str, Any]:
-  # Of ones: no shape depends on what is in them, as long as it is no padding.
-  inputs = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), backbones.example(model.config)
-  )
-  return model.init(key, **inputs, enable_dropout=False)
