@@ -20,15 +20,15 @@ A score of -inf can't be selected: a mask writes -inf.
 from __future__ import annotations
 
 import functools
-import math
-import numbers
-import operator
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from coda_jax import soft_topk_iteration
+from coda_jax.soft_topk_iteration import positive
 
 if TYPE_CHECKING:
   from jaxtyping import Array, Bool, Float, Int
@@ -80,7 +80,7 @@ def soft_top_k(
   """
   scores = jnp.asarray(scores)
   _check_scores(scores.dtype)
-  epsilon = _positive("epsilon", epsilon)
+  epsilon = positive("epsilon", epsilon)
   if method not in ("exact", "iterative"):
     raise ValueError(
       f'method is {method!r}; expected "exact" (the closed form) or "iterative"'
@@ -95,10 +95,10 @@ def soft_top_k(
   k, largest_k = _budget(k, size)
 
   if method == "iterative":
-    schedule = _epsilon_schedule(
+    schedule = soft_topk_iteration.epsilon_schedule(
       epsilon, num_iterations, epsilon_init, epsilon_decay
     )
-    weights = _iterative(scores, k, schedule)
+    weights = soft_topk_iteration.iterate(scores, k, schedule)
   elif largest_k:
     largest = lax.top_k(lax.stop_gradient(scores), largest_k)[0]
     weights = soft_top_k_from_largest(scores, largest, k, epsilon=epsilon)
@@ -286,46 +286,6 @@ def _selected_backward(epsilon, pull_back, cotangent):
 _selected_weights.defvjp(_selected_forward, _selected_backward)
 
 
-def _iterative(scores, k, schedule):
-  """The paper's coordinate ascent on the dual, from a = 0 and b = 0."""
-  selectable = scores != -jnp.inf
-  count = jnp.sum(selectable, axis=-1, keepdims=True, dtype=jnp.int32)
-  k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), count.shape[:-1])[..., None]
-  k = jnp.clip(k, 0, count)
-  # Rows with nothing to decide are replaced by harmless ones, for the
-  # gradient's sake, and answered at the end.
-  decided = (k == 0) | (k == count)
-  inputs = jnp.where(decided | ~selectable, 0, scores)
-  allowed = decided | selectable
-  log_k = jnp.log(jnp.where(decided, 1, k).astype(scores.dtype))
-
-  def ascend(b, epsilon):
-    total = jax.nn.logsumexp(
-      (inputs + b) / epsilon, axis=-1, keepdims=True, where=allowed
-    )
-    a = epsilon * (log_k - total)
-    return jnp.minimum(-inputs - a, 0), a
-
-  epsilons = jnp.asarray(schedule, scores.dtype)
-  _, a = lax.scan(ascend, jnp.zeros_like(inputs), epsilons)
-  # inputs + a + b, where b is ascend's, in the form that can't round above 0.
-  weights = jnp.exp(jnp.minimum(inputs + a[-1], 0) / schedule[-1])
-  answer = (selectable & (k > 0)).astype(scores.dtype)
-  return jnp.where(decided, answer, jnp.where(allowed, weights, 0))
-
-
-def _epsilon_schedule(epsilon, num_iterations, epsilon_init, epsilon_decay):
-  """The epsilon of each step: decayed from epsilon_init, at least epsilon."""
-  if operator.index(num_iterations) < 1:
-    raise ValueError(f"num_iterations is {num_iterations}; expected 1 or more")
-  epsilon_init = _positive("epsilon_init", epsilon_init)
-  if not 0 < epsilon_decay <= 1:
-    raise ValueError(f"epsilon_decay is {epsilon_decay}; expected (0, 1]")
-  return [
-    max(epsilon, epsilon_init * epsilon_decay**i) for i in range(num_iterations)
-  ]
-
-
 def _check_scores(dtype):
   if not jnp.issubdtype(dtype, jnp.floating):
     raise TypeError(
@@ -337,17 +297,6 @@ def _check_scores(dtype):
       "scores are float16, whose range (65504) T5's activations exceed, and so "
       "become inf or NaN; compute in bfloat16 or float32"
     )
-
-
-def _positive(name, value):
-  if not isinstance(value, numbers.Real):
-    raise TypeError(
-      f"{name} is a {type(value).__name__}; expected a Python float, fixed at "
-      "tracing"
-    )
-  if not (value > 0 and math.isfinite(value)):
-    raise ValueError(f"{name} is {value}; expected a positive, finite number")
-  return float(value)
 
 
 def _masked(scores, mask):
