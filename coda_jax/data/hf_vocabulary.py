@@ -213,7 +213,7 @@ class HfVocabulary(seqio.Vocabulary):
     return self._tokenizer.decode(ids, skip_special_tokens=True)
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    def encode(text: bytes) -> np.ndarray:
+    def encode(text: bytes | np.ndarray) -> np.ndarray:
       return np.asarray(self._encode(_as_text(text)), np.int32)
 
     ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
@@ -310,5 +310,8 @@ def _read(path: pathlib.Path, content: bytes) -> Any:
     ) from error
 
 
-def _as_text(text: bytes | str) -> str:
-  return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+def _as_text(text: bytes | np.ndarray) -> str:
+  """TensorFlow gives bytes in a graph, and an array of them outside."""
+  if isinstance(text, np.ndarray):
+    text = text.item()
+  return text.decode("utf-8", "replace")

@@ -77,9 +77,7 @@ def test_a_row_does_not_depend_on_its_batch(side):
   hidden, mask, rows = batch(side)
   together = pooling.pool(hidden, mask, pooling.MODES)
   for i, row in enumerate(rows):
-    alone = pooling.pool(
-      row[None], np.ones((1, len(row)), bool), pooling.MODES
-    )
+    alone = pooling.pool(row[None], np.ones((1, len(row)), bool), pooling.MODES)
     np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-6, atol=1e-6)
 
 
@@ -137,9 +135,7 @@ def test_equals_sentence_transformers(side, prompt_length):
   }
   theirs = module.Pooling(D, pooling.MODES, include_prompt=False)(features)
   wanted = theirs["sentence_embedding"].numpy()
-  found = pooling.pool(
-    hidden, mask, pooling.MODES, prompt_length=prompt_length
-  )
+  found = pooling.pool(hidden, mask, pooling.MODES, prompt_length=prompt_length)
   np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6)
   np.testing.assert_allclose(
     pooling.normalise(found),
