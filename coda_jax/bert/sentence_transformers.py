@@ -69,8 +69,8 @@ def read(
   if entries is None:
     warnings.warn(
       f"{folder} has no {MODULES_FILE}; its sentence embeddings are the mean "
-      "of all tokens. Save the model with sentence-transformers, if they are "
-      "to be others",
+      "of all tokens. To choose another pooling, save the model with "
+      "sentence-transformers",
       stacklevel=2,
     )
     with files.naming(folder / "config.json"):

@@ -81,7 +81,7 @@ class HfVocabulary(seqio.Vocabulary):
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
     # {max_length: a copy that cuts}. Other threads may use the tokenizer at
-    # the same time, so that it is not changed back and forth.
+    # the same time, so it never changes.
     self._cutting: dict[int, Any] = {}
     kept = [
       token.content
@@ -302,7 +302,7 @@ def _read(path: pathlib.Path, content: bytes) -> Any:
     ) from error
   try:
     return tokenizers.Tokenizer.from_buffer(content)
-  # The library raises no more special an error.
+  # The library has no error class of its own.
   except Exception as error:
     raise ValueError(
       f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} "
