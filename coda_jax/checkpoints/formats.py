@@ -6,7 +6,15 @@ from typing import Any
 
 from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
-from coda_jax.checkpoints import hf, kinds, leaves, model_folder, t5x, t5x_orbax
+from coda_jax.checkpoints import (
+  hf,
+  installed,
+  kinds,
+  leaves,
+  model_folder,
+  t5x,
+  t5x_orbax,
+)
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.nn.config import Conditional
 
@@ -17,11 +25,20 @@ SHIPPED = ("tiny_dense", "tiny_coda", "tiny_8_layers")
 
 
 def find_folder(path: str | os.PathLike[str]) -> Any:
-  """A checkpoint folder by its path, or by name if it is one of `SHIPPED`."""
+  """A checkpoint folder by its path, or by the name of a model.
+
+  Args:
+    path: a folder; or one of `SHIPPED` or of `installed.MODELS`.
+
+  Raises:
+    ModuleNotFoundError: the package of the model is not installed.
+  """
   text = os.fspath(path)
-  if text in SHIPPED and not pathlib.Path(text).exists():
+  if pathlib.Path(text).exists():
+    return text
+  if text in SHIPPED:
     return pathlib.Path(__file__).parents[1] / "assets" / text
-  return text
+  return installed.find(text) if text in installed.MODELS else text
 
 
 def detect(path: str | os.PathLike[str]) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from coda_jax.bert import text_settings
 from coda_jax.checkpoints import files
+from coda_jax.data import text_settings
 
 FILE = "tokenizer.json"
 # Both name the special tokens; the first one that has a name decides.

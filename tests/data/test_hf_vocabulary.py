@@ -14,7 +14,7 @@ from tokenizers import (
   processors,
 )
 
-from coda_jax.bert import minilm
+from coda_jax.checkpoints import installed
 from coda_jax.data import hf_vocabulary, vocabularies
 from coda_jax.data.hf_vocabulary import HfVocabulary
 
@@ -350,7 +350,7 @@ def test_cut_and_whole_at_the_same_time(tmp_path):
 def test_equals_transformers(tmp_path):
   transformers = pytest.importorskip("transformers")
   try:
-    folder = minilm.find()
+    folder = installed.find("all-MiniLM-L6-v2")
   except ModuleNotFoundError as error:
     pytest.skip(str(error))
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from coda_jax.bert import pooling, text_settings
-from coda_jax.bert.sentence_encoder import (
+from coda_jax.checkpoints import files, tensors
+from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.data import text_settings
+from coda_jax.sentences import pooling
+from coda_jax.sentences.sentence_encoder import (
   ACTIVATIONS,
   Dense,
   LayerNorm,
@@ -22,8 +25,6 @@ from coda_jax.bert.sentence_encoder import (
   Pooling,
   SentenceEncoder,
 )
-from coda_jax.checkpoints import files, tensors
-from coda_jax.checkpoints.leaves import Leaf
 
 MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"

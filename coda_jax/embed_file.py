@@ -1,0 +1,167 @@
+"""Turns the texts of a file into vectors.
+
+  python -m coda_jax.embed_file --model=all-MiniLM-L6-v2 \
+    --input=texts.txt --output=vectors.npy
+
+The input is plain text, a text a line, or a table (CSV, TSV, JSON lines,
+Parquet, ...), of which --column is embedded. The output ends in .npy, an array
+of float32, or in .parquet, with the columns text and vector. A run that was
+killed resumes where it stopped.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from coda_jax import cli
+from coda_jax.checkpoints import load_adapter, load_pretrained
+from coda_jax.data import table_files
+from coda_jax.inference import batching, settings
+from coda_jax.inference.progress import Progress
+from coda_jax.sentences import embedding, vector_files
+
+PROGRAM = "python -m coda_jax.embed_file"
+
+# Texts that are sorted by length and written together; a killed run loses at
+# most these.
+_WINDOW = 2048
+
+
+def texts_of(path: str, column: str) -> Iterator[str]:
+  """The texts of a file, in order.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: a row that can't be read or lacks the column.
+  """
+  if path.endswith(".txt"):
+    with open(path, "rb") as file:
+      yield from _texts(table_files.text_lines(file, path), "text")
+  else:
+    table_files.check_ending(path)
+    yield from _texts(table_files.read(path), column)
+
+
+def _texts(rows: table_files.Rows, column: str) -> Iterator[str]:
+  for where, row in rows:
+    if isinstance(row, str):
+      raise ValueError(f"{where}: {row}")
+    if not isinstance(row.get(column), str):
+      raise ValueError(
+        f"{where}: --column={column} is {row.get(column)!r}; expected a text. "
+        f"The columns are {sorted(map(str, row))}"
+      )
+    yield row[column]
+
+
+def embed_file(
+  path: str,
+  output: str,
+  model_path: str,
+  *,
+  adapter_path: str | None = None,
+  column: str = "text",
+  prompt: str | None = None,
+  prompt_name: str | None = None,
+  max_length: int | None = None,
+  batch_size: int = 32,
+  dtype: str = "float32",
+) -> int:
+  """Embeds a file; see `embedding.embed` for the arguments.
+
+  Returns:
+    How many vectors were written.
+
+  Raises:
+    FileExistsError: the output is there already.
+    FileNotFoundError, ValueError: arguments, a checkpoint or a row that do not
+      fit.
+  """
+  vector_files.check(output)
+  sentences = embedding.load_sentences(model_path)
+  model, params = load_pretrained(model_path, dtype=dtype)
+  if adapter_path is not None:
+    model, params = load_adapter(adapter_path, model, params)
+    config = dataclasses.replace(model.config, dtype=dtype)
+    model = model.clone(config=config)
+  depends_on = {
+    "--input": os.path.abspath(path),
+    "--column": column,
+    "--prompt": prompt,
+    "--prompt_name": prompt_name,
+    "--max_length": max_length,
+    "--dtype": dtype,
+    "--model": settings.of_model(model, params),
+  }
+  kept: list[str] = []
+  dim = sentences.encoder.dim
+  with vector_files.partial(output, dim, depends_on) as (file, done):
+    progress = Progress(done=done, bar=sys.stderr.isatty())
+    texts = texts_of(path, column)
+    kept += itertools.islice(texts, done)
+    try:
+      for window in batching.windows(texts, _WINDOW):
+        vectors = embedding.embed(
+          model,
+          params,
+          window,
+          sentences,
+          prompt=prompt,
+          prompt_name=prompt_name,
+          max_length=max_length,
+          batch_size=batch_size,
+          report=progress.add,
+        )
+        file.write(vectors.tobytes())
+        file.flush()
+        kept += window
+    finally:
+      progress.close()
+    progress.say(progress.summary())
+  vector_files.finish(output, dim, kept)
+  return len(kept)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Embeds the file of the command line; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog=PROGRAM,
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--model", required=True, metavar="PATH")
+  parser.add_argument("--adapter", metavar="PATH")
+  parser.add_argument("--input", required=True, metavar="FILE")
+  parser.add_argument("--output", required=True, metavar="FILE")
+  parser.add_argument("--column", default="text", help="default: text")
+  parser.add_argument("--prompt", help="text before each text")
+  parser.add_argument("--prompt_name", help="one of the model's prompts")
+  parser.add_argument("--max_length", type=int, help="in tokens")
+  parser.add_argument("--batch_size", type=int, default=32)
+  parser.add_argument("--dtype", default="float32")
+  args = parser.parse_args(argv)
+  try:
+    count = embed_file(
+      args.input,
+      args.output,
+      args.model,
+      adapter_path=args.adapter,
+      column=args.column,
+      prompt=args.prompt,
+      prompt_name=args.prompt_name,
+      max_length=args.max_length,
+      batch_size=args.batch_size,
+      dtype=args.dtype,
+    )
+  except (ValueError, OSError, ModuleNotFoundError) as error:
+    cli.fail(error, PROGRAM)
+    return 2
+  print(f"wrote {count:,} vectors to {args.output}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
