@@ -7,13 +7,16 @@ logits = model.apply({"params": params}, **batch, enable_dropout=False)
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from coda_jax import params as params_lib
+from coda_jax.bert.config import BertConfig
+from coda_jax.bert.network import Bert
 from coda_jax.t5 import config, network
 
 
@@ -31,6 +34,21 @@ def tiny_config(**overrides: object) -> config.T5Config:
     "dropout_rate": 0.0,
   }
   return config.T5Config(**{**shape, **overrides})
+
+
+def tiny_bert_config(**overrides: object) -> BertConfig:
+  """A BERT of sizes that all differ; keywords replace fields."""
+  shape = {
+    "vocab_size": 48,
+    "emb_dim": 15,
+    "num_heads": 3,
+    "num_encoder_layers": 2,
+    "mlp_dim": 24,
+    "max_length": 20,
+    "dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+  }
+  return BertConfig(**{**shape, **overrides})
 
 
 def random_tokens(
@@ -63,10 +81,18 @@ def token_batch(
   }
 
 
-def random_params(model: network.Transformer, seed: int = 0) -> dict:
+def random_params(model: network.Transformer | Bert, seed: int = 0) -> dict:
   """Parameters of plausible size, none 0; the same in every model by path."""
-  batch = token_batch(model.config.vocab_size)
+  if isinstance(model, Bert):
+    batch = {"encoder_input_tokens": np.ones((1, 8), np.int32)}
+  else:
+    batch = token_batch(model.config.vocab_size)
   tree = jax.eval_shape(model.init, jax.random.key(0), **batch)["params"]
+  return random_leaves(tree, seed)
+
+
+def random_leaves(tree: Mapping[str, Any], seed: int = 0) -> dict:
+  """`random_params` in the place of the tree's arrays or shapes."""
   leaves = params_lib.flatten(tree)
   for path, leaf in leaves.items():
     rng = np.random.default_rng((seed, zlib.crc32(path.encode())))
