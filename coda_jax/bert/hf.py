@@ -10,6 +10,7 @@ from typing import Any
 from coda_jax.bert.config import FAMILIES, BertConfig
 from coda_jax.checkpoints import files, name_table
 from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.nn.config import check_whole
 
 MODEL_TYPES = FAMILIES
 
@@ -301,7 +302,10 @@ def _read_config(
     pad_id = 0 if family == "bert" else 1
   with files.naming(source):
     # Not all rows of RoBERTa's positions can be used: see `first_position`.
+    check_whole("pad_token_id", pad_id, 0)
     unused = 0 if family == "bert" else pad_id + 1
+    rows = fields["max_position_embeddings"]
+    check_whole("max_position_embeddings", rows, unused + 1)
     return BertConfig(
       family=family,
       vocab_size=fields["vocab_size"],
@@ -310,7 +314,7 @@ def _read_config(
       num_encoder_layers=fields["num_hidden_layers"],
       mlp_dim=fields["intermediate_size"],
       activation=_ACTIVATIONS[fields.get("hidden_act", "gelu")],
-      max_length=fields["max_position_embeddings"] - unused,
+      max_length=rows - unused,
       num_token_types=fields.get("type_vocab_size", 2),
       pad_id=pad_id,
       norm_epsilon=fields.get("layer_norm_eps", 1e-12),
