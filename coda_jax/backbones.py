@@ -14,7 +14,7 @@ from flax import linen as nn
 from coda_jax.nn.config import Conditional
 
 # {name: the module that has its `BACKBONE`}.
-_MODULES = {"t5": "coda_jax.t5.backbone"}
+_MODULES = {"t5": "coda_jax.t5.backbone", "bert": "coda_jax.bert.backbone"}
 
 
 class HuggingFace(Protocol):

@@ -18,11 +18,11 @@ Params = Mapping[str, Any]
 ALL_PATTERNS: tuple[str, ...] = (r".*",)
 
 # What is added to a pretrained backbone.
-ADDED_PATTERNS: tuple[str, ...] = (r".*/(adapter|router|lora)/.*",)
+ADDED_PATTERNS: tuple[str, ...] = (r".*/(adapter|router|lora|head)/.*",)
 
-# What a task owns: adapters, routers, LoRA factors and the norms' scales
+# What a task owns: adapters, routers, LoRA factors, a head, and the norms
 # (CoDA, section 3: "only adapters, routers and layer norms").
-TASK_PATTERNS: tuple[str, ...] = (*ADDED_PATTERNS, r".*_norm/scale")
+TASK_PATTERNS: tuple[str, ...] = (*ADDED_PATTERNS, r".*_norm/(scale|bias)")
 
 
 def flatten(params: Params) -> dict[str, Any]:

@@ -45,8 +45,11 @@ def int8(model: nn.Module, params: Any) -> tuple[nn.Module, dict[str, Any]]:
     ) from error
 
   rule = qwix.QuantizationRule(module_path=PROJECTIONS, weight_qtype=jnp.int8)
+  methods = ("__call__", "encode", "decode")
   quantized = qwix.quantize_model(
-    model, qwix.PtqProvider([rule]), methods=("__call__", "encode", "decode")
+    model,
+    qwix.PtqProvider([rule]),
+    methods=[name for name in methods if hasattr(model, name)],
   )
   variables = jax.eval_shape(
     lambda key, inputs: quantized.init(key, **inputs, enable_dropout=False),

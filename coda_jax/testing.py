@@ -7,7 +7,8 @@ logits = model.apply({"params": params}, **batch, enable_dropout=False)
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from flax import linen as nn
 
 from coda_jax import initialise
 from coda_jax import params as params_lib
+from coda_jax.bert.config import BertConfig
 from coda_jax.t5 import config
 
 
@@ -32,6 +34,21 @@ def tiny_config(**overrides: object) -> config.T5Config:
     "dropout_rate": 0.0,
   }
   return config.T5Config(**{**shape, **overrides})
+
+
+def tiny_bert_config(**overrides: object) -> BertConfig:
+  """A BERT of sizes that all differ; keywords replace fields."""
+  shape = {
+    "vocab_size": 48,
+    "emb_dim": 15,
+    "num_heads": 3,
+    "num_encoder_layers": 2,
+    "mlp_dim": 24,
+    "max_length": 20,
+    "dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+  }
+  return BertConfig(**{**shape, **overrides})
 
 
 def random_tokens(
@@ -66,7 +83,12 @@ def token_batch(
 
 def random_params(model: nn.Module, seed: int = 0) -> dict:
   """Parameters of plausible size, none 0; the same in every model by path."""
-  leaves = params_lib.flatten(initialise.abstract_params(model))
+  return random_leaves(initialise.abstract_params(model), seed)
+
+
+def random_leaves(tree: Mapping[str, Any], seed: int = 0) -> dict:
+  """`random_params` in the place of the tree's arrays or shapes."""
+  leaves = params_lib.flatten(tree)
   for path, leaf in leaves.items():
     rng = np.random.default_rng((seed, zlib.crc32(path.encode())))
     value = rng.standard_normal(leaf.shape)

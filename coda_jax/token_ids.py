@@ -52,17 +52,26 @@ def check(name: str, ids: Any, vocab_size: int) -> None:
   Raises:
     ValueError: one is negative, or too large.
   """
+  id_ = outside(ids, vocab_size)
+  if id_ is not None:
+    raise ValueError(
+      f"{name} has the token id {id_}; expected 0 to {vocab_size - 1}: the "
+      f"model has {vocab_size} embeddings (vocab_size of its config); use the "
+      "vocabulary that the model was made with (VOCABULARY)"
+    )
+
+
+def outside(ids: Any, size: int) -> int | None:
+  """An id that is not in a table of `size` rows; None if all are.
+
+  Also None for what is traced, or lies on several hosts.
+  """
   if isinstance(ids, jax.core.Tracer):
-    return
+    return None
   if isinstance(ids, jax.Array) and not ids.is_fully_addressable:
-    return
+    return None
   on_host = np.asarray(ids)
   if not on_host.size:
-    return
-  for id_ in (on_host.min(), on_host.max()):
-    if not 0 <= id_ < vocab_size:
-      raise ValueError(
-        f"{name} has the token id {id_}; expected 0 to {vocab_size - 1}: the "
-        f"model has {vocab_size} embeddings (T5Config.vocab_size); use the "
-        "vocabulary that the model was made with (VOCABULARY)"
-      )
+    return None
+  ends = (on_host.min(), on_host.max())
+  return next((id_ for id_ in ends if not 0 <= id_ < size), None)

@@ -37,7 +37,9 @@ def test_families_are_found_by_name_and_by_configuration(name):
 
 
 def test_another_configuration():
-  with pytest.raises(TypeError, match=r"CodaConfig is not .*'T5Config'"):
+  with pytest.raises(
+    TypeError, match=r"CodaConfig is not .*'T5Config', 'BertConfig'"
+  ):
     backbones.build(CodaConfig())
 
 

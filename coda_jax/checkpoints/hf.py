@@ -40,7 +40,9 @@ def read(
   folder = pathlib.Path(folder)
   fields = files.read_json(folder / CONFIG_FILE)
   family = _family(fields, folder / CONFIG_FILE)
-  found = _read_tensors(folder, family)
+  # transformers' class, where the file names it.
+  named = fields.get("architectures") or [family.hf.TRANSFORMERS_CLASS]
+  found = _read_tensors(folder, str(named[0]))
   if wrapped := [n for n in found if any(part in n for part in _PEFT)]:
     raise ValueError(
       f"{folder} is a model that PEFT wraps ({wrapped[0]}, ...); load it with "
@@ -114,9 +116,7 @@ def convert(
   return family.hf.write(config, leaves, _dtype_name(leaves))
 
 
-def _read_tensors(
-  folder: pathlib.Path, family: backbones.Backbone
-) -> dict[str, Leaf]:
+def _read_tensors(folder: pathlib.Path, kind: str) -> dict[str, Leaf]:
   single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
   if single.exists() and index.exists():
     raise ValueError(
@@ -126,7 +126,7 @@ def _read_tensors(
   if single.exists():
     return tensors.read(single)
   if not index.exists():
-    raise FileNotFoundError(_missing_weights(folder, family))
+    raise FileNotFoundError(_missing_weights(folder, kind))
   places = files.read_json(index).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise ValueError(f"{index} has no weight_map of tensors to files")
@@ -155,7 +155,7 @@ def _read_tensors(
   return {name: shards[file][name] for name, file in places.items()}
 
 
-def _missing_weights(folder: pathlib.Path, family: backbones.Backbone) -> str:
+def _missing_weights(folder: pathlib.Path, kind: str) -> str:
   message = f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}"
   pickles = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
   if not pickles:
@@ -163,8 +163,8 @@ def _missing_weights(folder: pathlib.Path, family: backbones.Backbone) -> str:
   return (
     f"{message}, only {', '.join(pickles)}, which is a pickle and never opened "
     "here. Where you trust the file, turn it into safetensors with\n"
-    f'  python -c "from transformers import {family.hf.TRANSFORMERS_CLASS} as '
-    f"T; T.from_pretrained('{folder}')"
+    f'  python -c "from transformers import {kind} as T; '
+    f"T.from_pretrained('{folder}')"
     f".save_pretrained('{folder}-safetensors')\""
   )
 

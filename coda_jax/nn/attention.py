@@ -1,4 +1,4 @@
-"""Multi-head attention in T5's way: no scaling, a bias by position."""
+"""Multi-head attention, by default in T5's way: unscaled and without biases."""
 
 import functools
 from collections.abc import Callable
@@ -24,14 +24,20 @@ class MultiHeadDotProductAttention(nn.Module):
   Attributes:
     num_heads: number of heads.
     head_dim: size of each.
-    dropout_rate: dropout of the attention weights, broadcast over queries.
+    scale: of the logits; T5 has 1, most others 1 / sqrt(head_dim).
+    use_bias: see `layers.DenseGeneral`.
+    dropout_rate: dropout of the attention weights.
+    broadcast_dropout: drop the same weights for all queries, as T5 does.
     lora: see `layers.DenseGeneral`.
     dtype: dtype of the computation; logits and softmax are float32.
   """
 
   num_heads: int
   head_dim: int
+  scale: float = 1.0
+  use_bias: bool = False
   dropout_rate: float = 0.0
+  broadcast_dropout: bool = True
   lora: config.LoraConfig | None = None
   dtype: DTypeLike = jnp.float32
 
@@ -73,15 +79,21 @@ class MultiHeadDotProductAttention(nn.Module):
       layers.DenseGeneral,
       self.num_heads * self.head_dim,
       ("embed", "joined_kv"),
+      use_bias=self.use_bias,
       lora=self.lora,
       dtype=self.dtype,
     )
-    # T5 does not scale the logits: 1 / sqrt(head_dim) is in the initializer.
+    # The initializer holds what `scale` lacks of 1 / sqrt(head_dim): all of it
+    # in T5, which does not scale the logits.
     query_init = nn.initializers.variance_scaling(
-      1.0 / self.head_dim, "fan_in", "normal"
+      1.0 / (self.head_dim * self.scale**2), "fan_in", "normal"
     )
     attention_init = layers.attention_init
     query = project(kernel_init=query_init, name="query")(inputs_q)
+    if self.scale != 1:
+      # In float32: bfloat16 would round the scale itself.
+      scaled = query.astype(jnp.float32) * self.scale
+      query = scaled.astype(query.dtype)
     if keep_kv and self.has_variable("encoded_kv", "encoded_key"):
       key = self.get_variable("encoded_kv", "encoded_key")
       value = self.get_variable("encoded_kv", "encoded_value")
@@ -120,7 +132,10 @@ class MultiHeadDotProductAttention(nn.Module):
       value,
       mask,
       bias,
-      nn.Dropout(self.dropout_rate, broadcast_dims=(-2,)),
+      nn.Dropout(
+        self.dropout_rate,
+        broadcast_dims=(-2,) if self.broadcast_dropout else (),
+      ),
       deterministic,
     )
     # [batch, heads, q, head_dim] -> [batch, q, emb_dim]
@@ -130,6 +145,7 @@ class MultiHeadDotProductAttention(nn.Module):
       ("joined_kv", "embed"),
       attention_init,
       num_axes=2,
+      use_bias=self.use_bias,
       lora=self.lora,
       dtype=self.dtype,
       name="out",

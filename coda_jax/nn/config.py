@@ -33,8 +33,9 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
     ) from None
   if dtype == jnp.float16:
     raise ValueError(
-      "dtype=float16 is refused: T5's activations exceed its largest value, "
-      "65504, and turn into NaN; use bfloat16 or float32"
+      "dtype=float16 is refused: T5's activations, and those of other models, "
+      "exceed its largest value, 65504, and turn into NaN; use bfloat16 or "
+      "float32"
     )
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
@@ -55,6 +56,26 @@ def check_whole(field: str, value: Any, least: int) -> None:
     )
 
 
+def check_rate(field: str, value: Any) -> None:
+  """Refuses what is not a rate of dropout.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  if not (isinstance(value, int | float) and 0 <= value < 1):
+    raise ValueError(f"{field}={value!r}; expected 0 or more, below 1")
+
+
+def check_choice(field: str, value: Any, choices: tuple[Any, ...]) -> None:
+  """Refuses what is not one of the choices.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  if value not in choices:
+    raise ValueError(f"{field}={value!r}; expected one of {choices}")
+
+
 def _names(field: str, values: Any) -> tuple[str, ...]:
   if isinstance(values, str) or not isinstance(values, Sequence):
     raise ValueError(
@@ -70,11 +91,6 @@ def _pairs(field: str, values: Any) -> tuple[tuple[int, float], ...]:
     raise ValueError(
       f"{field}={values!r}; expected (layer, r) pairs, such as ((0, 1),)"
     ) from None
-
-
-def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise ValueError(f"{field}={value!r}; expected one of {choices}")
 
 
 def _fill(config: Any) -> frozenset[str]:
@@ -172,14 +188,14 @@ class CodaConfig:
     if not (isinstance(self.epsilon, int | float) and self.epsilon > 0):
       raise ValueError(f"CodaConfig.epsilon={self.epsilon!r}; expected above 0")
     check_whole("CodaConfig.bottleneck_dim", self.bottleneck_dim, 0)
-    _check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
-    _check_choice("CodaConfig.router", self.router, ROUTERS)
-    _check_choice(
+    check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
+    check_choice("CodaConfig.router", self.router, ROUTERS)
+    check_choice(
       "CodaConfig.soft_top_k_method",
       self.soft_top_k_method,
       ("exact", "iterative"),
     )
-    _check_choice("CodaConfig.dispatch", self.dispatch, DISPATCHES)
+    check_choice("CodaConfig.dispatch", self.dispatch, DISPATCHES)
 
   @property
   def method(self) -> str:

@@ -1,4 +1,4 @@
-"""T5's building blocks, with t5x's parameter names and logical axes.
+"""The building blocks of T5 and BERT, with t5x's names of parameters and axes.
 
 Parameters are float32 and cast to `dtype` where they are used.
 """
@@ -21,6 +21,13 @@ Initializer = nn.initializers.Initializer
 
 mlp_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 attention_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+# Activations that flax.linen has no name for. Its "gelu" is the approximation
+# by tanh, which T5 has; BERT has the exact one.
+_ACTIVATIONS = {
+  "linear": lambda x: x,
+  "gelu_erf": functools.partial(nn.gelu, approximate=False),
+}
 
 
 class RMSNorm(nn.Module):
@@ -51,14 +58,51 @@ class RMSNorm(nn.Module):
     return sharding.constrain((x * scale).astype(self.dtype), "embed")
 
 
+class LayerNorm(nn.Module):
+  """Layer norm with scale and bias, computed in float32.
+
+  Attributes:
+    epsilon: added to the variance.
+    dtype: dtype of the result.
+  """
+
+  epsilon: float = 1e-6
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[..., features] -> [..., features]: mean 0, variance 1, then affine."""
+    scale, bias = (
+      partitioning.param_with_axes(
+        name, init, (x.shape[-1],), jnp.float32, axes=("embed",)
+      )
+      for name, init in (
+        ("scale", nn.initializers.ones),
+        ("bias", nn.initializers.zeros),
+      )
+    )
+    x = x.astype(jnp.float32)
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(variance + self.epsilon)
+    x = x * _broadcast(scale, x) + _broadcast(bias, x)
+    return sharding.constrain(x.astype(self.dtype), "embed")
+
+
+def _broadcast(features: Array, x: Array) -> Array:
+  """[features] with the number of axes and the dtype of `x`."""
+  return jnp.expand_dims(features.astype(x.dtype), range(x.ndim - 1))
+
+
 class DenseGeneral(nn.Module):
-  """Linear map of the last axes, without bias, LoRA delta included.
+  """Linear map of the last axes, LoRA delta included.
 
   Attributes:
     features: size of the output.
     kernel_axes: logical axes of the `kernel`, [inputs, features].
     kernel_init: its initializer.
     num_axes: how many of the last axes are mapped, as one; 2 for heads.
+    use_bias: adds a `bias`, [features]; T5 has none.
     lora: adds a low-rank delta when this module's name is among its targets.
     dtype: dtype of the computation.
   """
@@ -67,6 +111,7 @@ class DenseGeneral(nn.Module):
   kernel_axes: tuple[str, str]
   kernel_init: Initializer = mlp_init
   num_axes: int = 1
+  use_bias: bool = False
   lora: config.LoraConfig | None = None
   dtype: DTypeLike = jnp.float32
 
@@ -85,6 +130,15 @@ class DenseGeneral(nn.Module):
     # Axes that are not joined first need no copy of `x` on a TPU.
     kernel = kernel.reshape(*mapped, self.features)
     y = products.product(x, kernel, self.dtype, self.num_axes)
+    if self.use_bias:
+      bias = partitioning.param_with_axes(
+        "bias",
+        nn.initializers.zeros,
+        (self.features,),
+        jnp.float32,
+        axes=self.kernel_axes[1:],
+      )
+      y += _broadcast(bias, y)
     if self.lora is not None and self.name in self.lora.targets:
       y += adapter.Lora(
         self.lora, self.features, self.kernel_axes, self.dtype, name="lora"
@@ -98,8 +152,10 @@ class MlpBlock(nn.Module):
   Attributes:
     intermediate_dim: inner width.
     activations: one for T5 1.0, ("relu",); two for the gated T5 1.1,
-      ("gelu", "linear"). Names of `flax.linen`, or "linear".
+      ("gelu", "linear"). Names of `flax.linen`, where "gelu" is approximated by
+      tanh; or "linear", or "gelu_erf", which is exact.
     dropout_rate: dropout of the inner activations, broadcast along length.
+    use_bias: see `DenseGeneral`.
     lora: see `DenseGeneral`.
     dtype: dtype of the computation.
   """
@@ -107,20 +163,22 @@ class MlpBlock(nn.Module):
   intermediate_dim: int
   activations: Sequence[str] = ("relu",)
   dropout_rate: float = 0.0
+  use_bias: bool = False
   lora: config.LoraConfig | None = None
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, deterministic: bool = True) -> Array:
     """[batch, length, emb_dim] -> [batch, length, emb_dim]."""
-    dense = functools.partial(DenseGeneral, lora=self.lora, dtype=self.dtype)
+    dense = functools.partial(
+      DenseGeneral, use_bias=self.use_bias, lora=self.lora, dtype=self.dtype
+    )
     activated = []
     for i, activation in enumerate(self.activations):
       name = "wi" if len(self.activations) == 1 else f"wi_{i}"
       h = dense(self.intermediate_dim, ("embed", "mlp"), name=name)(x)
-      if activation != "linear":
-        h = getattr(nn, activation)(h)
-      activated.append(h)
+      function = _ACTIVATIONS.get(activation) or getattr(nn, activation)
+      activated.append(function(h))
     h = functools.reduce(operator.mul, activated)
     h = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
       h, deterministic=deterministic

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from coda_jax.nn.config import (
   CodaConfig,
   Conditional,
+  check_rate,
   check_whole,
   compute_dtype,
 )
@@ -80,13 +81,7 @@ class T5Config(Conditional):
         f"T5Config.mlp_activations={self.mlp_activations}; expected one of "
         f"{MLP_ACTIVATIONS}"
       )
-    if not (
-      isinstance(self.dropout_rate, int | float) and 0 <= self.dropout_rate < 1
-    ):
-      raise ValueError(
-        f"T5Config.dropout_rate={self.dropout_rate!r}; expected 0 or more, "
-        "below 1"
-      )
+    check_rate("T5Config.dropout_rate", self.dropout_rate)
     wi = [f"wi_{i}" for i in range(len(self.mlp_activations))]
     wi = wi if len(wi) > 1 else ["wi"]
     self.check_coda(("query", "key", "value", "out", *wi, "wo"))

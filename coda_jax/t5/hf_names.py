@@ -1,11 +1,12 @@
 """The names of parameters in Hugging Face's T5 and UMT5, both ways."""
 
-import re
-from typing import Any
+from coda_jax.checkpoints import name_table
 
-# (name in the file, parameter path, whether the matrix is transposed). {i} is a
-# layer; {p} one of q k v o, which we spell out; {w} one of wi wi_0 wi_1 wo.
-_ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
+# See `name_table`; {i} is a layer.
+_WORDS = {
+  "p": {"q": "query", "k": "key", "v": "value", "o": "out"},
+  "w": {"wi": "wi", "wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"},
+}
 _ENCODER, _DECODER = "encoder.block.{i}.layer", "decoder.block.{i}.layer"
 _TABLE = (
   ("shared.weight", "token_embedder/embedding", False),
@@ -92,34 +93,9 @@ def to_path(name: str, bias_per_layer: bool) -> tuple[str | None, bool]:
     bias_per_layer: whether the model is a UMT5.
   """
   biases = _LAYER_BIAS if bias_per_layer else _STACK_BIAS
-  for theirs, ours, transposed in (*_TABLE, *biases):
-    if match := re.fullmatch(_pattern(theirs, "qkvo"), name):
-      values = match.groupdict()
-      if "p" in values:
-        values["p"] = _ATTENTION[values["p"]]
-      return ours.format(**values), transposed
-  return None, False
+  return name_table.to_path(name, (*_TABLE, *biases), _WORDS)
 
 
 def to_name(path: str) -> tuple[str | None, bool]:
   """(tensor's name, transposed) of a parameter path; None if it has none."""
-  letters = {ours: letter for letter, ours in _ATTENTION.items()}
-  for theirs, ours, transposed in (*_TABLE, *_STACK_BIAS, *_LAYER_BIAS):
-    if match := re.fullmatch(_pattern(ours, letters), path):
-      values = match.groupdict()
-      if "p" in values:
-        values["p"] = letters[values["p"]]
-      return theirs.format(**values), transposed
-  return None, False
-
-
-def _pattern(template: str, projections: Any) -> str:
-  """The regular expression of a name with {i}, {p} and {w}."""
-  pattern = re.escape(template)
-  for field, values in (
-    ("i", r"\d+"),
-    ("p", "|".join(projections)),
-    ("w", "wi|wi_0|wi_1|wo"),
-  ):
-    pattern = pattern.replace(rf"\{{{field}\}}", f"(?P<{field}>{values})")
-  return pattern
+  return name_table.to_name(path, (*_TABLE, *_STACK_BIAS, *_LAYER_BIAS), _WORDS)

@@ -198,7 +198,11 @@ CASES = {
     "has both",
   ),
   # Ours.
-  "no t5": ("ours", edit("config.json", t5=REMOVED), "expected one of ('t5'"),
+  "no t5": (
+    "ours",
+    edit("config.json", t5=REMOVED),
+    "expected one of ('t5', 'bert')",
+  ),
   "t5 text": ("ours", edit("config.json", t5="x"), "config.json: "),
   "t5 unknown": ("ours", edit("config.json", t5={"coda": None, "a": 1}), "'a'"),
   "t5 bare": ("ours", edit("config.json", t5={}), "lacks 'coda'"),

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import pytest
 
 from coda_jax import params as params_lib
+from coda_jax.bert.config import BertConfig
+from coda_jax.bert.network import Bert
 from coda_jax.nn.config import CodaConfig, LoraConfig
 from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
@@ -65,6 +67,21 @@ SIZES = {
   },
 }
 ALL = [(family, size) for family in SIZES for size in SIZES[family]]
+# The BERTs: family, vocabulary, token types, pad id.
+BERTS = {
+  "bert": ("bert", 30522, 2, 0),
+  "roberta": ("roberta", 50265, 1, 1),
+  "xlm_roberta": ("xlm-roberta", 250002, 1, 1),
+}
+# Layers, width, heads, d_ff.
+BERT_SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
+ALL_BERTS = [(family, size) for family in BERTS for size in BERT_SIZES]
+# What is added to BERT Base.
+BERT_ADDED = {
+  "classification": {"head": "classification", "num_labels": 2},
+  "token_classification": {"head": "token_classification", "num_labels": 9},
+  "coda": {"coda": CodaConfig(reduction=3)},
+}
 # What is added to T5 1.1 Base.
 ADDED = {
   "adapter": CodaConfig(reduction=1),
@@ -91,13 +108,31 @@ def make_config(family, size):
   )
 
 
+def make_bert_config(family, size, **fields):
+  name, vocab_size, types, pad_id = BERTS[family]
+  depth, emb_dim, heads, mlp_dim = BERT_SIZES[size]
+  return BertConfig(
+    family=name,
+    vocab_size=vocab_size,
+    num_token_types=types,
+    pad_id=pad_id,
+    num_encoder_layers=depth,
+    emb_dim=emb_dim,
+    num_heads=heads,
+    mlp_dim=mlp_dim,
+    **fields,
+  )
+
+
 @functools.cache
 def init(config):
   """(path -> ShapeDtypeStruct, path -> logical axes), nothing computed."""
   tokens = jnp.ones((1, 4), jnp.int32)
-  variables = jax.eval_shape(
-    Transformer(config).init, jax.random.key(0), tokens, tokens, tokens
-  )
+  if isinstance(config, BertConfig):
+    model, arguments = Bert(config), (tokens,)
+  else:
+    model, arguments = Transformer(config), (tokens,) * 3
+  variables = jax.eval_shape(model.init, jax.random.key(0), *arguments)
   assert variables.keys() == {"params", "params_axes"}
   axes = params_lib.flatten(variables["params_axes"])
   leaves = params_lib.flatten(variables["params"])
@@ -126,6 +161,14 @@ def describe_added(name):
   return {p: t for p, t in lines.items() if p not in describe(backbone)}
 
 
+def describe_added_to_bert(name):
+  """Only what is added to BERT Base, which must be there unchanged."""
+  backbone = describe(make_bert_config("bert", "base"))
+  lines = describe(make_bert_config("bert", "base", **BERT_ADDED[name]))
+  assert backbone.items() <= lines.items()
+  return {p: t for p, t in lines.items() if p not in backbone}
+
+
 def golden(name):
   return json.loads((FOLDER / f"{name}.json").read_text())
 
@@ -147,6 +190,35 @@ def test_added_leaves_equal_golden_file(name):
   assert describe_added(name) == golden("added")[name]
 
 
+@pytest.mark.parametrize(("family", "size"), ALL_BERTS)
+def test_tree_of_bert_equals_golden_file(family, size):
+  expected = golden(family)[size]
+  assert describe(make_bert_config(family, size)) == expected
+
+
+@pytest.mark.parametrize("name", BERT_ADDED)
+def test_leaves_added_to_bert_equal_golden_file(name):
+  assert describe_added_to_bert(name) == golden("added_to_bert")[name]
+
+
+@pytest.mark.parametrize(
+  ("family", "size", "count"),
+  [
+    ("bert", "base", 109_482_240),
+    ("bert", "large", 335_141_888),
+    ("roberta", "base", 124_645_632),
+    ("roberta", "large", 355_359_744),
+    ("xlm_roberta", "base", 278_043_648),
+    ("xlm_roberta", "large", 559_890_432),
+  ],
+)
+def test_count_of_bert_equals_the_published_checkpoint(family, size, count):
+  """Which has a pooler besides."""
+  width = BERT_SIZES[size][1]
+  leaves, _ = init(make_bert_config(family, size))
+  assert params_lib.count(leaves) == count - (width + 1) * width
+
+
 def test_layers_are_numbered_from_zero():
   paths = init(make_config("byt5", "small"))[0]
   for stack, depth in (("encoder", 12), ("decoder", 4)):
@@ -155,8 +227,12 @@ def test_layers_are_numbered_from_zero():
 
 
 def test_every_dimension_has_a_logical_axis():
-  for family, size in ALL:
-    leaves, axes = init(make_config(family, size))
+  configs = [make_config(*name) for name in ALL]
+  configs += [
+    make_bert_config("bert", "base", **fields) for fields in BERT_ADDED.values()
+  ]
+  for config in configs:
+    leaves, axes = init(config)
     for path, leaf in leaves.items():
       assert len(axes[path]) == leaf.ndim
       assert None not in axes[path]
@@ -226,7 +302,16 @@ def write_files():
     for family, sizes in SIZES.items()
     if family != "mt5"
   }
+  trees |= {
+    family: {
+      size: describe(make_bert_config(family, size)) for size in BERT_SIZES
+    }
+    for family in BERTS
+  }
   trees["added"] = {name: describe_added(name) for name in ADDED}
+  trees["added_to_bert"] = {
+    name: describe_added_to_bert(name) for name in BERT_ADDED
+  }
   for name, tree in trees.items():
     text = json.dumps(tree, indent=1)
     (FOLDER / f"{name}.json").write_text(text + "\n")

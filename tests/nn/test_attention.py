@@ -93,6 +93,69 @@ def test_query_initializer_holds_the_scaling():
   )
 
 
+def test_scale_multiplies_the_logits():
+  x, context = random(2, 3, 5), random(2, 4, 5, seed=1)
+  plain, scaled = module(), module(scale=0.25)
+  variables = random_variables(plain)
+  quarter = jax.tree.map(lambda leaf: leaf, variables)
+  quarter["params"]["query"]["kernel"] *= 0.25
+  np.testing.assert_allclose(
+    scaled.apply(variables, x, context),
+    plain.apply(quarter, x, context),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+def test_scaled_queries_start_like_keys():
+  layer = MultiHeadDotProductAttention(num_heads=8, head_dim=64, scale=1 / 8)
+  x = jnp.zeros((1, 1, 256))
+  params = layer.init(jax.random.key(0), x, x)["params"]
+  np.testing.assert_allclose(params["query"]["kernel"].std(), 1 / 16, rtol=0.02)
+
+
+def test_biases_are_added_to_each_projection():
+  layer, plain = module(use_bias=True), module()
+  variables = random_variables(layer)
+  x = random(2, 3, 5)
+  params = variables["params"]
+  names = ("query", "key", "value", "out")
+  assert all(params[name].keys() == {"kernel", "bias"} for name in names)
+  # A bias is the row of a kernel for a feature that is always 1.
+  for seed, name in enumerate(names):
+    params[name]["bias"] = random(*params[name]["bias"].shape, seed=seed)
+  with_one = np.concatenate([x, np.ones((2, 3, 1), np.float32)], axis=-1)
+  joined = {
+    name: {
+      "kernel": np.concatenate(
+        [params[name]["kernel"], params[name]["bias"][None]]
+      )
+    }
+    for name in names[:3]
+  }
+  wide_out = np.pad(params["out"]["kernel"], ((0, 0), (0, 1)))
+  joined["out"] = {"kernel": wide_out}
+  expected = plain.apply({"params": joined}, with_one, with_one)[..., :5]
+  expected += params["out"]["bias"][None, None]
+  np.testing.assert_allclose(
+    layer.apply(variables, x, x), expected, rtol=1e-4, atol=1e-5
+  )
+
+
+def test_dropout_of_each_query_alone():
+  layer = module(dropout_rate=0.5, broadcast_dropout=False)
+  variables = random_variables(layer)
+  x = np.broadcast_to(random(1, 1, 5), (1, 4, 5))
+  y = layer.apply(
+    variables,
+    x,
+    random(1, 6, 5, seed=1),
+    deterministic=False,
+    rngs={"dropout": jax.random.key(0)},
+  )
+  assert np.abs(y[:, 1:] - y[:, :1]).max() > 1e-3
+
+
 def test_dropout_is_shared_by_the_queries():
   # With queries that are all alike, so are their outputs, dropout included.
   layer = module(dropout_rate=0.5)

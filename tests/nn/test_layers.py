@@ -1,4 +1,6 @@
-"""T5's layers against numpy in float64, and its buckets against integers."""
+"""The layers against numpy in float64."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,10 @@ def random(*shape, seed=0):
 
 def gelu(x):
   return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu_erf(x):
+  return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
 
 
 def test_rms_norm_scales_by_the_root_mean_square():
@@ -42,11 +48,72 @@ def test_rms_norm_of_zeros_is_zero_with_finite_gradient():
   assert np.isfinite(grad).all()
 
 
+def test_layer_norm_equals_its_formula():
+  x, scale, bias = 3 + random(2, 5, 8), random(8, seed=1), random(8, seed=2)
+  norm = layers.LayerNorm(epsilon=0.1)
+  y = norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+  x = x.astype(np.float64)
+  centred = x - x.mean(-1, keepdims=True)
+  expected = centred / np.sqrt(x.var(-1, keepdims=True) + 0.1) * scale + bias
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layer_norm_computes_in_float32():
+  # bfloat16 has no number between 256 and 258, nor their mean.
+  x = jnp.tile(jnp.array([256.0, 258.0], jnp.bfloat16), 100)[None]
+  params = {"scale": jnp.full((200,), 1.01), "bias": jnp.zeros(200)}
+  y = layers.LayerNorm(dtype=jnp.float32).apply({"params": params}, x)
+  np.testing.assert_allclose(np.abs(y), 1.01, rtol=1e-5)
+  y = layers.LayerNorm(dtype=jnp.bfloat16).apply({"params": params}, x)
+  assert y.dtype == jnp.bfloat16
+
+
+def test_layer_norm_of_equal_numbers_is_its_bias():
+  params = {"scale": jnp.ones(4), "bias": jnp.arange(4.0)}
+  norm = layers.LayerNorm(1e-12)
+  apply = lambda x: norm.apply({"params": params}, x)
+  np.testing.assert_array_equal(apply(jnp.full((1, 4), 7.0))[0], np.arange(4.0))
+  grad = jax.grad(lambda x: jnp.square(apply(x)).sum())(jnp.zeros((1, 4)))
+  assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dense_adds_its_bias(dtype):
+  dense = layers.DenseGeneral(
+    4, ("embed", "mlp"), use_bias=True, dtype=jnp.dtype(dtype)
+  )
+  x, kernel, bias = random(2, 3, 8), random(8, 4, seed=1), random(4, seed=2)
+  params = {"kernel": kernel, "bias": bias}
+  y = dense.apply({"params": params}, jnp.asarray(x))
+  assert y.dtype == dtype
+  tolerance = 1e-5 if dtype == "float32" else 5e-2
+  expected = x @ kernel + bias
+  np.testing.assert_allclose(
+    y.astype(np.float32), expected, rtol=tolerance, atol=tolerance
+  )
+
+
+def test_biases_start_at_zero_and_are_where_they_are_asked_for():
+  x = jnp.ones((1, 2, 8))
+  for use_bias in (False, True):
+    mlp = layers.MlpBlock(6, use_bias=use_bias)
+    params = mlp.init(jax.random.key(0), x)["params"]
+    names = {"kernel", "bias"} if use_bias else {"kernel"}
+    assert {n: p.keys() for n, p in params.items()} == {
+      "wi": names,
+      "wo": names,
+    }
+    if use_bias:
+      assert not params["wi"]["bias"].any()
+
+
 @pytest.mark.parametrize(
   ("activations", "expected"),
   [
     (("relu",), lambda h, _: np.maximum(h, 0)),
     (("gelu", "linear"), lambda h0, h1: gelu(h0) * h1),
+    (("gelu_erf",), lambda h, _: gelu_erf(h)),
+    (("silu",), lambda h, _: h / (1 + np.exp(-h))),
   ],
 )
 def test_mlp_equals_its_formula(activations, expected):
@@ -60,6 +127,15 @@ def test_mlp_equals_its_formula(activations, expected):
   reference = expected(hidden[0], hidden[-1]) @ wo
   y = block.apply({"params": params}, x)
   np.testing.assert_allclose(y, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_exact_gelu_is_not_the_approximation():
+  block = layers.MlpBlock(1, ("gelu_erf",))
+  params = {name: {"kernel": np.ones((1, 1))} for name in ("wi", "wo")}
+  params = jax.tree.map(np.float32, params)
+  y = block.apply({"params": params}, np.ones((1, 1, 1), np.float32))
+  np.testing.assert_allclose(y, 0.8413447, rtol=1e-6)
+  assert abs(gelu(1.0) - 0.8413447) > 1e-4
 
 
 def test_mlp_dropout_is_shared_along_the_length():
