@@ -10,7 +10,8 @@ import jax
 
 from coda_jax import params as params_lib
 from coda_jax.nn import router
-from coda_jax.t5 import decoding
+from coda_jax.objectives import Objective
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.config import T5Config
 from coda_jax.t5.network import Transformer
 
@@ -221,12 +222,12 @@ def inference_costs(
   *,
   max_length: int,
   repeats: int,
-  generate: Mapping[str, Any] | None = None,
+  objective: Objective = Seq2Seq(),
 ) -> dict[Any, dict[str, float]]:
   """Times encoders and whole inference of several models on one batch.
 
   All alternatives are timed in turn, see `paired_times`. Inference is
-  `decoding.generate`, which stops when the model has ended every answer.
+  `objective.predict`; one that generates stops when it has ended every answer.
 
   Args:
     models: {label: (model, params)}; the first is what others are compared
@@ -234,7 +235,7 @@ def inference_costs(
     tokens: int32 [batch, length].
     max_length: most tokens to generate.
     repeats: how often each is timed; the median counts.
-    generate: further arguments of `decoding.generate`.
+    objective: what the models are used for.
 
   Returns:
     {label: {"encoder_flops", "encoder_ms", "inference_ms", "encoder_speedup",
@@ -250,8 +251,11 @@ def inference_costs(
   )
   inference_ms = paired_medians(
     {
-      label: lambda model=model, params=params: decoding.generate(
-        model, params, tokens, max_length=max_length, **(generate or {})
+      label: lambda model=model, params=params: objective.predict(
+        model,
+        params,
+        {"encoder_input_tokens": tokens},
+        max_length=max_length,
       )
       for label, (model, params) in models.items()
     },

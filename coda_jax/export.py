@@ -20,10 +20,11 @@ from typing import Any
 from coda_jax import cli
 from coda_jax.checkpoints import files, folders
 from coda_jax.checkpoints.leaves import DTYPES, leaves_of
+from coda_jax.data import texts
 from coda_jax.exporting import programs, stablehlo
 from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
-from coda_jax.training import arguments, inputs
+from coda_jax.training import arguments
 from coda_jax.version import __version__
 
 PROGRAM = "python -m coda_jax.export"
@@ -84,7 +85,7 @@ def export(
   )
   if reduction is not None:
     model = Transformer(model.config.with_reduction(reduction))
-  inputs.check_vocabulary(loaded, model.config.vocab_size, str(checkpoint_path))
+  texts.check_vocabulary(loaded, model.config.vocab_size, str(checkpoint_path))
   generate = {
     "max_length": max_length,
     "method": method,

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ from coda_jax.checkpoints import (
 )
 from coda_jax.t5.config import T5Config
 from coda_jax.training import hosts, inherited, inputs, state
+
+# The arguments of `loop.train` that must not change when a run resumes.
+_FIXED = (
+  "mixture_or_task_name",
+  "task_feature_lengths",
+  "batch_size",
+  "trained_patterns",
+  "reductions",
+  "seed",
+  "pack",
+  "frozen_dtype",
+)
 
 
 def inherit(
@@ -58,18 +70,18 @@ def inherit(
 
 
 def describe_run(
-  config: T5Config, frozen: Any, **settings: Any
+  config: T5Config, frozen: Any, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
   """The settings that must not change when a run resumes, by argument name.
 
   Args:
     config: of the model. How it computes may change: `nn.config.COMPUTE`.
     frozen: the parameters that are not trained.
-    settings: further arguments of `loop.train`.
+    arguments: of `loop.train`, by name.
   """
   return {
     **run.describe(config),
-    **settings,
+    **{name: arguments[name] for name in _FIXED if name in arguments},
     run.FROZEN: checksums.of_all(frozen),
   }
 
@@ -163,6 +175,24 @@ def start(
       out_shardings=places.replace(trained=()),
     )(trained)
   return Start(rest.replace(trained=trained), frozen, places, key)
+
+
+def train_batches(
+  name: str, sharding: NamedSharding, *, batch_size: int, **options: Any
+) -> Generator[dict[str, jax.Array], None, None]:
+  """The batches of `inputs.train_batches`, on the devices.
+
+  Args:
+    name: seqio task or mixture.
+    sharding: of batches; this process reads the rows of its devices.
+    batch_size: examples a batch.
+    **options: further arguments of `inputs.train_batches`.
+  """
+  rows = partitioning.rows_here(batch_size, sharding)
+  batches = inputs.train_batches(
+    name, batch_size=batch_size, rows=rows, **options
+  )
+  return placed(batches, batch_size, rows, sharding)
 
 
 def placed(
