@@ -11,9 +11,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from coda_jax import backbones, decoding, flops, initialise
+from coda_jax import backbones, flops, initialise
 from coda_jax import params as params_lib
 from coda_jax.nn.config import Conditional
+from coda_jax.objectives import Objective
+from coda_jax.objectives.seq2seq import Seq2Seq
 
 # The parts of a model by name; a parameter belongs to the first part whose
 # pattern matches its path.
@@ -198,12 +200,12 @@ def inference_costs(
   *,
   max_length: int,
   repeats: int,
-  generate: Mapping[str, Any] | None = None,
+  objective: Objective = Seq2Seq(),
 ) -> dict[Any, dict[str, float]]:
   """Times encoders and whole inference of several models on one batch.
 
   All alternatives are timed in turn, see `paired_times`. Inference is
-  `decoding.generate`, which stops when the model has ended every answer.
+  `objective.predict`; one that generates stops when it has ended every answer.
 
   Args:
     models: {label: (model, params)}; the first is what others are compared
@@ -211,7 +213,7 @@ def inference_costs(
     tokens: int32 [batch, length].
     max_length: most tokens to generate.
     repeats: how often each is timed; the median counts.
-    generate: further arguments of `decoding.generate`.
+    objective: what the models are used for.
 
   Returns:
     {label: {"encoder_flops", "encoder_ms", "inference_ms", "encoder_speedup",
@@ -227,8 +229,11 @@ def inference_costs(
   )
   inference_ms = paired_medians(
     {
-      label: lambda model=model, params=params: decoding.generate(
-        model, params, tokens, max_length=max_length, **(generate or {})
+      label: lambda model=model, params=params: objective.predict(
+        model,
+        params,
+        {"encoder_input_tokens": tokens},
+        max_length=max_length,
       )
       for label, (model, params) in models.items()
     },

@@ -103,7 +103,8 @@ def _named(
     if owner:
       keys = [f"{owner[0]}.{name}"]
     elif name.isupper() and re.match(r"\s?[=[]| / | is | has ", after):
-      keys = [name, *(f"{owner}.{name.lower()}" for owner in functions)]
+      # First the parameter, which may be set to something else than the macro.
+      keys = [*(f"{owner}.{name.lower()}" for owner in functions), name]
     elif re.match(r"\s?=| / ", after):
       keys = [f"{owner}.{name}" for owner in functions]
     found += [key for key in keys if key in bindings][:1]

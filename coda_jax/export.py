@@ -17,11 +17,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from coda_jax import backbones, cli, decoding
+from coda_jax import arguments, backbones, cli, decoding
 from coda_jax.checkpoints import files, folders
 from coda_jax.checkpoints.leaves import DTYPES, leaves_of
+from coda_jax.data import texts
 from coda_jax.exporting import programs, stablehlo
-from coda_jax.training import arguments, inputs
 from coda_jax.version import __version__
 
 PROGRAM = "python -m coda_jax.export"
@@ -82,7 +82,7 @@ def export(
   )
   if reduction is not None:
     model = backbones.build(model.config.with_reduction(reduction))
-  inputs.check_vocabulary(loaded, model.config.vocab_size, str(checkpoint_path))
+  texts.check_vocabulary(loaded, model.config.vocab_size, str(checkpoint_path))
   generate = {
     "max_length": max_length,
     "method": method,

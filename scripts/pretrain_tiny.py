@@ -362,7 +362,7 @@ def evaluate(eval_step, params, held_out) -> dict[str, list[float]]:
     sums = [eval_step(params, features(part, weigh=False)) for part in parts]
     tokens, loss, right = (
       sum(float(s[name]) for s in sums)
-      for name in ("target_tokens", "loss", "token_accuracy")
+      for name in ("weight", "loss", "token_accuracy")
     )
     results[task] = [round(loss / tokens, 4), round(right / tokens, 4)]
   return results
@@ -399,6 +399,7 @@ def train(options) -> None:
   import jax.numpy as jnp
 
   from coda_jax import params as params_lib
+  from coda_jax.objectives.seq2seq import Seq2Seq
   from coda_jax.t5.config import T5Config
   from coda_jax.t5.network import Transformer
   from coda_jax.training.state import TrainState
@@ -428,8 +429,9 @@ def train(options) -> None:
   before = 0.0
   if options.state and options.state.exists():
     state, before = restore_state(options.state, state)
-  step_function = make_train_step(model, optimizer, z_loss=1e-4)
-  eval_step = make_eval_step(model)
+  objective = Seq2Seq(z_loss=1e-4)
+  step_function = make_train_step(model, optimizer, objective)
+  eval_step = make_eval_step(model, objective)
   key = jax.random.key(options.seed)
   first = int(state.step)
   evaluate(eval_step, state.trained, held_out)  # compiles

@@ -91,9 +91,15 @@ CASES = [
     ("DTYPE=float16", "dtype=float16 is refused"),
     ("config.T5Config.emb_dim=0", "T5Config.emb_dim=0; expected a whole"),
     ("config.T5Config.mlp_activations=5", "T5Config.mlp_activations=5; exp"),
-    ("loop.train.generate={'num_beam': 2}", "GENERATE has 'num_beam'; expec"),
+    ("GENERATE={'num_beam': 2}", "GENERATE has 'num_beam'; expec"),
+    ("seq2seq.Seq2Seq.generate={'top': 2}", "GENERATE has 'top'; expected"),
+    ("Z_LOSS=x", "Z_LOSS='x'; expected a number, 0 or more"),
     (
-      "loop.train.generate={'method': 'sample'}",
+      "OBJECTIVE=seq2seq",
+      "OBJECTIVE='seq2seq'; expected an objective, such",
+    ),
+    (
+      "seq2seq.Seq2Seq.generate={'method': 'sample'}",
       "GENERATE has method='sample'; expected one of ('greedy', 'beam'), which",
     ),
   ]
@@ -113,6 +119,16 @@ CASES += [
       "LoraConfig.targets='query'; expected names in brackets",
     ),
     (["--gin_file=schedules/constant.gin"], "PEAK=x", "PEAK='x'; expected a"),
+    (
+      ["--gin_file=objectives/classify.gin"],
+      "LABELS=no",
+      "LABELS='no'; expected the texts of a task's targets in brackets",
+    ),
+    (
+      ["--gin_file=objectives/classify.gin"],
+      "LABELS=('a', 'a')",
+      "LABELS=('a', 'a'); expected the texts of a task's targets in brackets",
+    ),
     (
       ["--gin_file=schedules/rsqrt.gin"],
       "WARMUP_STEPS=-1",

@@ -10,6 +10,8 @@ import pytest
 
 from coda_jax import cli, initialise, params
 from coda_jax.inference import evaluate, predict, sources
+from coda_jax.objectives.classify import Classify
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
 
@@ -69,6 +71,7 @@ def parse(*files, function=loop.train, **macros):
 
 def stack(model="t5_1_1", size="tiny", method="full", run="finetune", **macros):
   schedule = macros.pop("schedule", "constant")
+  more = macros.pop("more", ())
   macros = {
     "MODEL_DIR": "runs/x",
     "MIXTURE_OR_TASK_NAME": "x",
@@ -82,8 +85,37 @@ def stack(model="t5_1_1", size="tiny", method="full", run="finetune", **macros):
     f"methods/{method}",
     f"schedules/{schedule}",
     f"runs/{run}",
+    *more,
     **macros,
   )
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_objectives(run):
+  bound = stack(run=run, LABEL_SMOOTHING=0.1, GENERATE={"method": "beam"})
+  expected = Seq2Seq(
+    z_loss=0.0 if run == "finetune" else 1e-4,
+    label_smoothing=0.1,
+    generate={"method": "beam"},
+  )
+  assert bound["objective"] == expected
+  bound = stack(run=run, more=["objectives/classify"], LABELS=("no", "yes"))
+  assert bound["objective"] == Classify(("no", "yes"))
+
+
+def test_objectives_of_evaluation():
+  macros = {
+    "CHECKPOINT_PATH": "x",
+    "EVAL_OUTPUT_DIR": "x",
+    "MIXTURE_OR_TASK_NAME": "x",
+    "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": 8},
+  }
+  files, function = ["runs/eval"], evaluate.evaluate
+  bound = parse(*files, function=function, GENERATE={"num_beams": 2}, **macros)
+  assert bound["objective"] == Seq2Seq(generate={"num_beams": 2})
+  files.append("objectives/classify")
+  bound = parse(*files, function=function, LABELS=("no", "yes"), **macros)
+  assert bound["objective"] == Classify(("no", "yes"))
 
 
 def names(folder):

@@ -9,10 +9,12 @@ from flax import linen as nn
 from coda_jax import analysis, initialise
 from coda_jax import params as params_lib
 from coda_jax.benchmarking.timing import Call
+from coda_jax.objectives import Batch
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import optimizers, state, steps
 
 
-def train_batch(tokens: jax.Array, targets: jax.Array) -> steps.Batch:
+def train_batch(tokens: jax.Array, targets: jax.Array) -> Batch:
   """A batch for the trainer of int32 [batch, length] and [batch, targets]."""
   return {
     "encoder_input_tokens": tokens,
@@ -22,7 +24,7 @@ def train_batch(tokens: jax.Array, targets: jax.Array) -> steps.Batch:
   }
 
 
-def train_step(model: nn.Module, params: Any, batch: steps.Batch) -> Call:
+def train_step(model: nn.Module, params: Any, batch: Batch) -> Call:
   """Compiles a step with the trainer's own gradient and Adafactor.
 
   Args:
@@ -45,7 +47,8 @@ def train_step(model: nn.Module, params: Any, batch: steps.Batch) -> Call:
   optimizer = optimizers.adafactor(optimizers.constant())
   current = state.TrainState.create(trained, optimizer)
   rest = (frozen, batch, jax.random.key(0))
-  step = steps.make_train_step(model, optimizer).lower(current, *rest).compile()
+  step = steps.make_train_step(model, optimizer, Seq2Seq())
+  step = step.lower(current, *rest).compile()
 
   def run() -> steps.Metrics:
     nonlocal current

@@ -12,12 +12,14 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from coda_jax import backbones, cli
+from coda_jax import arguments, backbones, cli
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import files, folders
 from coda_jax.compiling import estimate, plan, programs, variants
 from coda_jax.formatting import format_seconds
-from coda_jax.training import arguments, optimizers, setup
+from coda_jax.objectives import Objective
+from coda_jax.objectives.seq2seq import Seq2Seq
+from coda_jax.training import optimizers, setup
 
 # Options of the entry points that only make sense where something runs.
 _RUNNING = ("--dry_run", *cli.PROCESS_OPTIONS)
@@ -125,8 +127,7 @@ def compile_training(
   trained_patterns: Sequence[str] = params_lib.ALL_PATTERNS,
   frozen_dtype: str = "float32",
   reductions: Sequence[float] = (),
-  z_loss: float = 0.0,
-  label_smoothing: float = 0.0,
+  objective: Objective = Seq2Seq(),
   microbatches: int = 1,
   mesh: Mapping[str, int] | None = None,
   initial_checkpoint_path: str | None = None,
@@ -149,11 +150,10 @@ def compile_training(
       variant.model,
       mesh,
       optimizer(learning_rate),
+      objective=objective,
       trained_patterns=variant.trained_patterns,
       **shapes,
       frozen_dtype=frozen_dtype,
-      z_loss=z_loss,
-      label_smoothing=label_smoothing,
       microbatches=microbatches,
     )
 
@@ -176,21 +176,21 @@ def compile_evaluation(
   batch_size: int,
   initial_checkpoint_path: str | None = None,
   reductions: Sequence[float] | None = None,
-  generate: Mapping[str, Any] | None = None,
+  objective: Objective = Seq2Seq(),
   dtype: str = "float32",
   mesh: Mapping[str, int] | None = None,
 ) -> int:
   """Compiles what `evaluate.evaluate`, whose arguments these are, runs."""
   arguments.check(locals())
-  shapes = _shapes(task_feature_lengths, batch_size)
+  given = {"objective": objective, **_shapes(task_feature_lengths, batch_size)}
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   return _run(
     options,
     model,
     variants.as_given(model, reductions=reductions or ()),
     {
-      "loss": lambda one, mesh: programs.eval_step(one.model, mesh, **shapes),
-      "generate": _generation(generate, shapes),
+      "loss": lambda one, mesh: programs.eval_step(one.model, mesh, **given),
+      "predict": lambda one, mesh: programs.predict(one.model, mesh, **given),
     },
     mesh,
     {"batch_size": batch_size},
@@ -216,7 +216,9 @@ def compile_inference(
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   own = [] if reduction is None else [reduction]
   run = {
-    "predict": _generation(generate, shapes),
+    "predict": lambda one, mesh: programs.generate(
+      one.model, mesh, **shapes, **(generate or {})
+    ),
     "score": lambda one, mesh: programs.score(one.model, mesh, **shapes),
   }
   if mode not in run:
@@ -274,11 +276,6 @@ def _model(path: str, backbone_path: str | None, dtype: str) -> nn.Module:
   """The model of the first checkpoint at `path`, without its parameters."""
   config = folders.read_config(folders.find(path)[0], backbone_path)
   return backbones.build(dataclasses.replace(config, dtype=dtype))
-
-
-def _generation(generate: Mapping[str, Any] | None, shapes: Mapping[str, Any]):
-  run = functools.partial(programs.generate, **shapes, **(generate or {}))
-  return lambda variant, mesh: run(variant.model, mesh)
 
 
 def _shapes(lengths: Mapping[str, int], batch_size: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from coda_jax import decoding, initialise, partitioning
 from coda_jax import params as params_lib
+from coda_jax.objectives import Objective
 from coda_jax.training import steps
 from coda_jax.training.state import TrainState
 
@@ -25,12 +26,12 @@ def train_step(
   mesh: Mesh,
   transform: optax.GradientTransformation,
   *,
+  objective: Objective,
   trained_patterns: Sequence[str],
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
   microbatches: int = 1,
   frozen_dtype: Any = "float32",
-  **step_options: Any,
 ) -> jax.stages.Traced:
   """A step of the trainer.
 
@@ -38,12 +39,12 @@ def train_step(
     model: of `backbones.build`.
     mesh: of the devices to compile for.
     transform: the optimizer.
+    objective: gives the loss.
     trained_patterns: see `params.split`.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens.
     batch_size: examples of the whole batch.
     microbatches: see `steps.make_train_step`.
     frozen_dtype: of the leaves that are not trained.
-    **step_options: further arguments of `steps.make_train_step`.
 
   Raises:
     ValueError: the mesh does not divide the model or the batch.
@@ -57,25 +58,19 @@ def train_step(
   )
   state = jax.eval_shape(lambda x: TrainState.create(x, transform), trained)
   _, frozen_places = params_lib.split(places, trained_patterns)
-  rows = partitioning.batch_sharding(mesh)
   state_places = partitioning.state_shardings(state, places)
   step = steps.make_train_step(
     model,
     transform,
+    objective,
     microbatches=microbatches,
     shardings=state_places,
-    **step_options,
   )
   with partitioning.under(mesh):
     return step.trace(
       _placed(state, state_places),
       _placed(frozen, frozen_places, jnp.dtype(frozen_dtype)),
-      {
-        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
-        for name, shape in _batch_shapes(
-          batch_size, task_feature_lengths
-        ).items()
-      },
+      _batch(objective, model, mesh, batch_size, task_feature_lengths),
       _key(mesh),
     )
 
@@ -84,20 +79,33 @@ def eval_step(
   model: nn.Module,
   mesh: Mesh,
   *,
+  objective: Objective,
   task_feature_lengths: Mapping[str, int],
   batch_size: int,
 ) -> jax.stages.Traced:
   """The loss of a batch; for the arguments see `train_step`."""
-  params, rows = _inference(model, mesh, batch_size)
-  shapes = _batch_shapes(batch_size, task_feature_lengths)
+  params, _ = _inference(model, mesh, batch_size)
+  batch = _batch(objective, model, mesh, batch_size, task_feature_lengths)
   with partitioning.under(mesh):
-    return steps.make_eval_step(model).trace(
-      params,
-      {
-        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
-        for name, shape in shapes.items()
-      },
-    )
+    return steps.make_eval_step(model, objective).trace(params, batch)
+
+
+def predict(
+  model: nn.Module,
+  mesh: Mesh,
+  *,
+  objective: Objective,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+) -> jax.stages.Traced:
+  """The answers to a batch; for the arguments see `train_step`."""
+  params, _ = _inference(model, mesh, batch_size)
+  batch = _batch(objective, model, mesh, batch_size, task_feature_lengths)
+  call = functools.partial(
+    objective.predict, model, max_length=task_feature_lengths["targets"]
+  )
+  with partitioning.under(mesh):
+    return jax.jit(call).trace(params, batch)
 
 
 def generate(
@@ -206,14 +214,16 @@ def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
   )
 
 
-def _batch_shapes(
-  batch_size: int, lengths: Mapping[str, int]
-) -> dict[str, tuple[int, int]]:
-  """The arrays of seqio's EncDecFeatureConverter, without packing."""
-  targets = (batch_size, lengths["targets"])
+def _batch(
+  objective: Objective,
+  model: nn.Module,
+  mesh: Mesh,
+  batch_size: int,
+  lengths: Mapping[str, int],
+) -> dict[str, jax.ShapeDtypeStruct]:
+  rows = partitioning.batch_sharding(mesh)
+  shapes = objective.shapes(model.config, batch_size, lengths)
   return {
-    "encoder_input_tokens": (batch_size, lengths["inputs"]),
-    "decoder_input_tokens": targets,
-    "decoder_target_tokens": targets,
-    "decoder_loss_weights": targets,
+    name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+    for name, x in shapes.items()
   }

@@ -1,4 +1,4 @@
-"""seqio tasks, preprocessors and metrics; imports tensorflow.
+"""seqio tasks, preprocessors and metrics; all but `texts` import tensorflow.
 
-Imported by the entry points only, never by `import coda_jax`.
+So those are imported by the entry points only, never by `import coda_jax`.
 """

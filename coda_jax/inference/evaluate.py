@@ -9,17 +9,27 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from coda_jax import analysis, backbones, partitioning, quantization, report
+from coda_jax import (
+  analysis,
+  arguments,
+  backbones,
+  partitioning,
+  quantization,
+  report,
+)
 from coda_jax.checkpoints import files, folders
 from coda_jax.formatting import format_scalars
 from coda_jax.inference import outputs
-from coda_jax.training import arguments, coverage, inputs
+from coda_jax.objectives import Objective
+from coda_jax.objectives.seq2seq import Seq2Seq
+from coda_jax.training import coverage, inputs
 from coda_jax.training.evaluation import Evaluation
 
 Row = dict[str, Any]
 
-# The results of every evaluation; a task adds its own metrics.
-_LOSSES = ("loss", "token_accuracy")
+# The results of every objective, the best for a plot last; a task adds its own
+# metrics.
+_LOSSES = ("loss", "token_accuracy", "label_accuracy")
 _SPEED_COLUMNS = (
   ("encoder ms", "encoder_ms", "{:.3g}"),
   ("speed-up", "encoder_speedup", "{:.2f}x"),
@@ -41,7 +51,7 @@ def evaluate(
   reductions: Sequence[float] | None = None,
   weights: Sequence[str] = ("float",),
   metric: str | None = None,
-  generate: Mapping[str, Any] | None = None,
+  objective: Objective = Seq2Seq(),
   dtype: str = "float32",
   repeats: int = 5,
   mesh: Mapping[str, int] | None = None,
@@ -65,7 +75,7 @@ def evaluate(
     weights: "float", "int8" or both: the weights of the backbone's projections,
       see `quantization.int8`.
     metric: the metric of the plot; None takes the task's first.
-    generate: arguments of `coda_jax.generate`.
+    objective: gives the loss and the answers.
     dtype: of the computation, "float32" or "bfloat16".
     repeats: how often each model is timed, for the median; 0 for no times and
       no plot.
@@ -103,7 +113,7 @@ def evaluate(
         if kind == "int8":
           model, params = quantization.int8(model, params)
         if evaluation is None:
-          inputs.check_task(mixture_or_task_name, model.config.vocab_size)
+          inputs.check_task(mixture_or_task_name, objective, model.config)
           inputs.check_split(mixture_or_task_name, split)
           for line in coverage.report(
             mixture_or_task_name, split, task_feature_lengths
@@ -116,7 +126,7 @@ def evaluate(
             task_feature_lengths=task_feature_lengths,
             batch_size=batch_size,
             num_examples=num_examples,
-            generate=generate,
+            objective=objective,
             sharding=sharding,
           )
         evaluation = evaluation.for_model(model)
@@ -145,6 +155,7 @@ def evaluate(
         inputs.eval_batches(
           mixture_or_task_name,
           split,
+          objective=objective,
           lengths=task_feature_lengths,
           batch_size=batch_size,
           num_examples=num_examples,
@@ -155,7 +166,7 @@ def evaluate(
         jax.device_put(first["encoder_input_tokens"], sharding),
         max_length=task_feature_lengths["targets"],
         repeats=repeats,
-        generate=generate,
+        objective=objective,
       )
       for row, key in zip(rows, timed_as, strict=True):
         row |= costs[key]
@@ -206,9 +217,9 @@ def _row(
 
 
 def _first_metric(metrics: Mapping[str, float]) -> str:
-  """The task's first metric, or the token accuracy if it has none."""
+  """The task's first metric, or the objective's if it has none."""
   own = [n for n in metrics if n not in _LOSSES and "routing/" not in n]
-  return own[0] if own else "token_accuracy"
+  return own[0] if own else next(n for n in _LOSSES[::-1] if n in metrics)
 
 
 def _write(

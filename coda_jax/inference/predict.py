@@ -10,12 +10,14 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from coda_jax import backbones, decoding, partitioning, token_ids
+from coda_jax import arguments, backbones, decoding, partitioning, token_ids
 from coda_jax.checkpoints import folders
+from coda_jax.data import texts
 from coda_jax.inference import batching, outputs, settings, sources
 from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
-from coda_jax.training import arguments, coverage, inputs
+from coda_jax.objectives.seq2seq import Seq2Seq
+from coda_jax.training import coverage, inputs
 
 MODES = ("predict", "score")
 
@@ -95,14 +97,14 @@ def infer(
     model = backbones.build(model.config.with_reduction(reduction))
   counts = sources.Counts()
   if text is None:
-    inputs.check_task(mixture_or_task_name, model.config.vocab_size)
+    inputs.check_task(mixture_or_task_name, Seq2Seq(), model.config)
     vocabulary = sources.check_task(mixture_or_task_name, split)
     examples = sources.read_task(
       mixture_or_task_name, split, task_feature_lengths
     )
   else:
     vocabulary = text.vocabulary
-    inputs.check_vocabulary(vocabulary, model.config.vocab_size, text.path)
+    texts.check_vocabulary(vocabulary, model.config.vocab_size, text.path)
     examples = sources.read_text(text, task_feature_lengths, counts)
 
   depends_on = {}

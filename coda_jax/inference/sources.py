@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from coda_jax.data import table_files, tables
-from coda_jax.training import arguments, inputs
+from coda_jax import arguments
+from coda_jax.data import table_files, tables, texts
+from coda_jax.training import inputs
 
 STDIN = "-"
 STDIN_FORMATS = {
@@ -154,8 +155,8 @@ def read_task(
   for index, example in enumerate(inputs.task_examples(name, split, lengths)):
     yield Example(
       index,
-      inputs.text_of(example, "inputs", features),
-      inputs.text_of(example, "targets", features),
+      texts.text_of(example, "inputs", features),
+      texts.text_of(example, "targets", features),
       example["inputs"].tolist(),
       example["targets"].tolist(),
     )

@@ -2,13 +2,43 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from coda_jax import arguments
 from coda_jax.checkpoints import files
 from coda_jax.training import hosts
 
-MODES = ("max", "min")
+
+def check(
+  metric: str | None,
+  patience: int | None,
+  task: str,
+  split: str,
+  splits: Sequence[str],
+) -> None:
+  """Checks that a run can find its best model.
+
+  Args:
+    metric: name of the result that is to be the best; None for no such model.
+    patience: ends a run without a better one for so many steps; None for never.
+    task: seqio task or mixture.
+    split: to evaluate on.
+    splits: those that the task has.
+
+  Raises:
+    ValueError: there is a `patience` and no `metric`, or no such split.
+  """
+  if patience and metric is None:
+    raise ValueError(
+      f"early_stop_steps={patience} needs best_metric, the name of the result "
+      "that has to improve, such as 'accuracy'"
+    )
+  if metric and split not in splits:
+    raise ValueError(
+      f"best_metric={metric!r} needs evaluations, and {task!r} has no split "
+      f"{split!r}; set eval_split to one of {list(splits)}"
+    )
 
 
 class Best:
@@ -30,8 +60,10 @@ class Best:
     Raises:
       ValueError: an unknown mode, or `best/` has another metric or mode.
     """
-    if mode not in MODES:
-      raise ValueError(f"best_mode={mode!r}; expected one of {MODES}")
+    if mode not in arguments.BEST_MODES:
+      raise ValueError(
+        f"best_mode={mode!r}; expected one of {arguments.BEST_MODES}"
+      )
     self._folder = Path(model_dir) / "best"
     self._metric, self._mode = metric, mode
     self._sign = 1 if mode == "max" else -1
@@ -60,6 +92,12 @@ class Best:
       )
     with files.naming(record):
       return int(step), float(results[metric])
+
+  def is_stalled(self, step: int, patience: int | None) -> bool:
+    """Whether no evaluation has been better for `patience` steps."""
+    if patience is None or self.step is None:
+      return False
+    return step - self.step >= patience
 
   def update(
     self,

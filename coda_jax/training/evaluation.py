@@ -11,6 +11,9 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 
 from coda_jax import partitioning
+from coda_jax.data.texts import text_of
+from coda_jax.objectives import Objective
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import hosts, inputs, steps, tf_iterator
 
 
@@ -30,7 +33,7 @@ class Evaluation:
     batch_size: int,
     num_examples: int | None = None,
     predict: bool = True,
-    generate: Mapping[str, Any] | None = None,
+    objective: Objective = Seq2Seq(),
     sharding: NamedSharding | None = None,
   ):
     """Prepares.
@@ -43,8 +46,8 @@ class Evaluation:
       batch_size: examples a batch.
       num_examples: how many examples to evaluate, from the start of the split;
         None for all.
-      predict: also generate, and compute the task's own metrics.
-      generate: arguments of `coda_jax.generate`, such as {"method": "beam"}.
+      predict: also answer, and compute the task's own metrics.
+      objective: gives the loss and the answers.
       sharding: of batches, `partitioning.batch_sharding`; None for one device.
         Of several processes, each reads all examples and computes its share.
     """
@@ -54,20 +57,20 @@ class Evaluation:
     self._lengths = dict(task_feature_lengths)
     self._batch_size = batch_size
     self._num_examples = num_examples
-    self._step = steps.make_eval_step(model)
+    self._objective = objective
+    self._step = steps.make_eval_step(model, objective)
     self._sharding = sharding
-    self._generate = dict(generate or {})
     self._evaluator = self._make_evaluator() if predict else None
 
   def for_model(self, model: nn.Module) -> "Evaluation":
     """The same evaluation of another model; the targets are shared."""
     other = copy.copy(self)
     other._model = model
-    other._step = steps.make_eval_step(model)
+    other._step = steps.make_eval_step(model, self._objective)
     return other
 
   def __call__(self, params: Any) -> dict[str, float]:
-    """Measures `loss`, `token_accuracy`, `routing/...` and metrics.
+    """Measures `loss`, the objective's metrics, `routing/...` and the task's.
 
     The metrics of a task are under their own names, or `TASK/name` if a
     mixture has several tasks.
@@ -88,8 +91,8 @@ class Evaluation:
     """
     metrics, outputs = self._measure(params)
     return metrics, {
-      task: list(itertools.islice(self._texts(task, tokens), texts))
-      for task, tokens in outputs.items()
+      task: list(itertools.islice(self._texts(task, answers), texts))
+      for task, answers in outputs.items()
     }
 
   def _measure(self, params):
@@ -101,6 +104,7 @@ class Evaluation:
     batches = inputs.eval_batches(
       self._name,
       self._split,
+      objective=self._objective,
       lengths=self._lengths,
       batch_size=self._batch_size,
       num_examples=self._num_examples,
@@ -116,10 +120,10 @@ class Evaluation:
       raise ValueError(
         f"split {self._split!r} of {self._name!r} has no examples"
       )
-    targets = max(sums.pop("target_tokens"), 1.0)
+    weight = max(sums.pop("weight"), 1.0)
     tokens = max(sums.pop("input_tokens"), 1.0)
     return {
-      name: value / (targets if name in ("loss", "token_accuracy") else tokens)
+      name: value / (tokens if name.startswith("routing/") else weight)
       for name, value in sums.items()
     }
 
@@ -134,7 +138,8 @@ class Evaluation:
   def _make_evaluator(self):
     import seqio
 
-    tasks = seqio.get_subtasks(seqio.get_mixture_or_task(self._name))
+    whole = seqio.get_mixture_or_task(self._name)
+    tasks = seqio.get_subtasks(whole)
     if not any(task.metric_objs for task in tasks):
       return None
     for task in tasks:
@@ -149,7 +154,7 @@ class Evaluation:
     with inputs.readable(self._name, self._split):
       return seqio.Evaluator(
         self._name,
-        seqio.EncDecFeatureConverter(pack=False),
+        self._objective.converter(whole.output_features),
         eval_split=self._split,
         sequence_length=self._lengths,
         num_examples=self._num_examples,
@@ -157,7 +162,7 @@ class Evaluation:
       )
 
   def _task_metrics(self, params):
-    """Metrics, and {task: tokens of each prediction}."""
+    """Metrics, and {task: the answer to each example}."""
     if self._evaluator is None or not self._evaluator.eval_tasks:
       return {}, {}
     from seqio import metrics as seqio_metrics
@@ -176,37 +181,35 @@ class Evaluation:
     kind = seqio_metrics.ModelOutputType.PREDICTION
     return named, {task: output[kind] for task, output in outputs.items()}
 
-  def _texts(self, task: str, predicted: list) -> Iterator[dict[str, str]]:
+  def _texts(self, task: str, answers: list) -> Iterator[dict[str, str]]:
     import seqio
 
     features = seqio.get_mixture_or_task(task).output_features
     examples = tf_iterator.read(self._evaluator.cached_task_datasets[task])
-    for example, tokens in zip(examples, predicted, strict=True):
+    for example, answer in zip(examples, answers, strict=True):
+      if not isinstance(answer, str):
+        answer = features["targets"].vocabulary.decode(answer)
       yield {
-        "input": inputs.text_of(example, "inputs", features),
-        "target": inputs.text_of(example, "targets", features),
-        "prediction": features["targets"].vocabulary.decode(tokens),
+        "input": text_of(example, "inputs", features),
+        "target": text_of(example, "targets", features),
+        "prediction": answer,
       }
 
   def _predict_fn(self, params) -> Callable[[Any], list]:
-    """A function from an enumerated dataset to (index, tokens) pairs."""
-    from coda_jax import decoding
+    """A function from an enumerated dataset to (index, answer) pairs."""
 
     def predict(dataset):
       results = []
       batches = dataset.batch(self._batch_size)
       for indices, features in tf_iterator.read(batches):
         batch = self._place(inputs.pad_batch(features, self._batch_size))
-        decoded = decoding.generate(
-          self._model,
-          params,
-          batch["encoder_input_tokens"],
-          max_length=self._lengths["targets"],
-          **self._generate,
+        predictions = self._objective.predict(
+          self._model, params, batch, max_length=self._lengths["targets"]
         )
         # The rows that filled up the batch have no index.
-        tokens = hosts.fetch(decoded.tokens)[: len(indices)]
-        results += zip(indices.tolist(), tokens.tolist(), strict=True)
+        predictions = hosts.fetch(predictions)[: len(indices)]
+        answers = self._objective.answers(predictions)
+        results += zip(indices.tolist(), answers, strict=True)
       return results
 
     return predict

@@ -1,23 +1,27 @@
 """Batches from a seqio task or mixture, as NumPy dictionaries."""
 
 import contextlib
+import re
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from coda_jax import token_ids
+from coda_jax.objectives import Objective
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import tf_iterator
 
 Batch = dict[str, np.ndarray]
 
 
-def check_task(name: str, vocab_size: int) -> None:
-  """Checks that the task is registered and fits the model.
+def check_task(name: str, objective: Objective, config: Any) -> None:
+  """Checks that the task is registered, and fits the objective and the model.
 
   Args:
     name: seqio task or mixture.
-    vocab_size: rows of the model's embedding.
+    objective: to use the task for.
+    config: of the model.
 
   Raises:
     ValueError: naming what does not fit.
@@ -31,29 +35,10 @@ def check_task(name: str, vocab_size: int) -> None:
       f"{sorted(known)}; import the module that adds it in a gin file"
     )
   features = seqio.get_mixture_or_task(name).output_features
-  for feature in ("inputs", "targets"):
-    check_vocabulary(
-      features[feature].vocabulary, vocab_size, f"{feature!r} of {name!r}"
-    )
-
-
-def check_vocabulary(vocabulary: Any, vocab_size: int, what: str) -> None:
-  """Checks that a model has an embedding for every token.
-
-  Args:
-    vocabulary: seqio's.
-    vocab_size: rows of the model's embedding.
-    what: is in that vocabulary, for the message.
-
-  Raises:
-    ValueError: it has not.
-  """
-  if vocabulary.vocab_size > vocab_size:
-    raise ValueError(
-      f"the vocabulary for {what} has {vocabulary.vocab_size} tokens, the "
-      f"model only {vocab_size}; set VOCABULARY to the one that the model was "
-      "made with, or T5Config.vocab_size of a new model"
-    )
+  try:
+    objective.check(features, config)
+  except ValueError as error:
+    raise ValueError(f"{name!r}: {error}") from error
 
 
 def splits(name: str) -> tuple[str, ...]:
@@ -88,6 +73,7 @@ def check_split(name: str, split: str) -> None:
 def train_batches(
   name: str,
   *,
+  objective: Objective = Seq2Seq(),
   lengths: Mapping[str, int],
   batch_size: int,
   seed: int,
@@ -100,6 +86,7 @@ def train_batches(
 
   Args:
     name: seqio task or mixture.
+    objective: makes arrays of the examples.
     lengths: of the task's features, {"inputs": n, "targets": m}.
     batch_size: examples a batch.
     seed: of the shuffle and of random preprocessors.
@@ -114,7 +101,14 @@ def train_batches(
     ValueError: no examples, or a token that the model has no embedding for.
   """
   dataset = _dataset(
-    name, "train", lengths, pack=pack, shuffle=True, seed=seed, num_epochs=None
+    name,
+    "train",
+    objective,
+    lengths,
+    pack=pack,
+    shuffle=True,
+    seed=seed,
+    num_epochs=None,
   )
   dataset = dataset.batch(batch_size, drop_remainder=True).skip(skip)
   with readable(name, "train"):
@@ -129,6 +123,7 @@ def eval_batches(
   name: str,
   split: str,
   *,
+  objective: Objective = Seq2Seq(),
   lengths: Mapping[str, int],
   batch_size: int,
   num_examples: int | None = None,
@@ -143,7 +138,7 @@ def eval_batches(
     OSError: see `readable`.
     ValueError: invalid tokens; see `train_batches`.
   """
-  dataset = _dataset(name, split, lengths, seed=0, num_epochs=1)
+  dataset = _dataset(name, split, objective, lengths, seed=0, num_epochs=1)
   if num_examples:
     dataset = dataset.take(num_examples)
   with readable(name, split):
@@ -158,6 +153,7 @@ def readable(name: str, split: str) -> Iterator[None]:
 
   Raises:
     OSError: for any of tensorflow's errors in the body.
+    ValueError: for one that a function of this package raised there.
   """
   import tensorflow as tf
 
@@ -165,6 +161,8 @@ def readable(name: str, split: str) -> Iterator[None]:
     yield
   except tf.errors.OpError as error:
     reason = error.message.split("\n")[0]
+    if found := re.search(r"\bValueError: (.*)", reason):
+      raise ValueError(f"split {split!r} of {name!r}: {found[1]}") from error
     raise OSError(
       f"split {split!r} of {name!r} can't be read: {reason}; if a file is"
       " damaged, prepare the data again"
@@ -230,22 +228,6 @@ def uncut_examples(
     yield from tf_iterator.read(dataset)
 
 
-def text_of(
-  example: Mapping[str, np.ndarray], feature: str, features: Mapping[str, Any]
-) -> str:
-  """The text of an example's feature: the original, or else decoded.
-
-  Args:
-    example: see `task_examples`.
-    feature: "inputs" or "targets".
-    features: the task's `output_features`.
-  """
-  text = example.get(f"{feature}_pretokenized")
-  if isinstance(text, bytes):
-    return text.decode()
-  return features[feature].vocabulary.decode(example[feature].tolist())
-
-
 def pad_batch(batch: Batch, batch_size: int) -> Batch:
   """Adds rows of zeros up to `batch_size`."""
   missing = batch_size - len(next(iter(batch.values())))
@@ -261,18 +243,20 @@ def _check_tokens(
   if vocab_size is None:
     return
   for feature in ("encoder_input_tokens", "decoder_target_tokens"):
-    what = f"split {split!r} of {name!r}: {feature}"
-    token_ids.check(what, batch[feature], vocab_size)
+    if feature in batch:
+      what = f"split {split!r} of {name!r}: {feature}"
+      token_ids.check(what, batch[feature], vocab_size)
 
 
-def _dataset(name, split, lengths, *, pack=False, **kwargs):
+def _dataset(name, split, objective, lengths, *, pack=False, **kwargs):
   import seqio
 
   _only_read()
+  features = seqio.get_mixture_or_task(name).output_features
   return seqio.get_dataset(
     name,
     task_feature_lengths=dict(lengths),
-    feature_converter=seqio.EncDecFeatureConverter(pack=pack),
+    feature_converter=objective.converter(features, pack=pack),
     dataset_split=split,
     verbose=False,
     **kwargs,

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from coda_jax import backbones, partitioning
+from coda_jax import arguments, backbones, partitioning
 from coda_jax import params as params_lib
 from coda_jax.formatting import format_scalars
+from coda_jax.objectives import Objective
+from coda_jax.objectives.seq2seq import Seq2Seq
+from coda_jax.training import best as best_lib
 from coda_jax.training import (
-  arguments,
   coverage,
   elastic,
   forecast,
@@ -25,7 +27,6 @@ from coda_jax.training import (
   state,
   steps,
 )
-from coda_jax.training.best import Best
 from coda_jax.training.evaluation import Evaluation
 from coda_jax.training.logger import Logger, Silent
 from coda_jax.training.profiling import Profile, Rate
@@ -49,15 +50,13 @@ def train(
   initial_checkpoint_path: str | None = None,
   seed: int = 0,
   pack: bool = False,
-  z_loss: float = 0.0,
-  label_smoothing: float = 0.0,
+  objective: Objective = Seq2Seq(),
   log_period: int = 50,
   eval_period: int = 1000,
   eval_split: str = "validation",
   eval_examples: int | None = None,
   eval_batch_size: int | None = None,
   predict: bool = True,
-  generate: Mapping[str, Any] | None = None,
   checkpoint_period: int = 1000,
   keep: int = 1,
   best_metric: str | None = None,
@@ -92,16 +91,14 @@ def train(
       from scratch.
     seed: of initialisation, data order and dropout.
     pack: put several short examples into one row; not for models that route.
-    z_loss: see `steps.cross_entropy`.
-    label_smoothing: see `steps.cross_entropy`.
+    objective: gives the loss, and the answers that are evaluated.
     log_period: steps between reports; 0 for none.
     eval_period: steps between evaluations; 0 for one, at the end.
     eval_split: split to evaluate on; not evaluated if the task lacks it.
     eval_examples: how many examples to evaluate, from the start of the split;
       None for all.
     eval_batch_size: examples a batch of evaluation; None for `batch_size`.
-    predict: also generate in evaluation, for the task's own metrics.
-    generate: arguments of `coda_jax.generate`.
+    predict: also answer in evaluation, for the task's own metrics.
     checkpoint_period: steps between checkpoints; 0 for one, at the end. There
       is one before each evaluation, too.
     keep: how many checkpoints to keep, the newest.
@@ -133,7 +130,8 @@ def train(
     InterruptedError: what was found before training is gone, or can't be
       written any more.
   """
-  arguments.check(locals())
+  given = dict(locals())
+  arguments.check(given)
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(
     batch_size // microbatches, devices, "batch_size / microbatches"
@@ -142,19 +140,11 @@ def train(
     eval_batch_size or batch_size, devices, "eval_batch_size"
   )
   model, differing = setup.inherit(model, initial_checkpoint_path)
-  inputs.check_task(mixture_or_task_name, model.config.vocab_size)
-  if early_stop_steps and best_metric is None:
-    raise ValueError(
-      f"early_stop_steps={early_stop_steps} needs best_metric, the name of the "
-      "result that has to improve, such as 'accuracy'"
-    )
-  is_split = eval_split in inputs.splits(mixture_or_task_name)
-  if best_metric and not is_split:
-    raise ValueError(
-      f"best_metric={best_metric!r} needs evaluations, and "
-      f"{mixture_or_task_name!r} has no split {eval_split!r}; set eval_split "
-      f"to one of {list(inputs.splits(mixture_or_task_name))}"
-    )
+  inputs.check_task(mixture_or_task_name, objective, model.config)
+  splits = inputs.splits(mixture_or_task_name)
+  best_lib.check(
+    best_metric, early_stop_steps, mixture_or_task_name, eval_split, splits
+  )
   profile = Profile(model_dir, profile_steps)
   transform = optimizer(learning_rate)
   start = setup.start(
@@ -171,29 +161,24 @@ def train(
     r: steps.make_train_step(
       backbones.build(model.config.with_reduction(r)) if reductions else model,
       transform,
-      z_loss=z_loss,
-      label_smoothing=label_smoothing,
+      objective,
       microbatches=microbatches,
       shardings=start.shardings,
     )
     for r in reductions or (None,)
   }
   sharding = partitioning.batch_sharding(devices)
-  rows = partitioning.rows_here(batch_size, sharding)
-
-  def read_batches(skip: int = 0):
-    batches = inputs.train_batches(
-      mixture_or_task_name,
-      lengths=task_feature_lengths,
-      batch_size=batch_size,
-      seed=seed,
-      skip=skip,
-      pack=pack,
-      rows=rows,
-      vocab_size=model.config.vocab_size,
-    )
-    return setup.placed(batches, batch_size, rows, sharding)
-
+  read_batches = functools.partial(
+    setup.train_batches,
+    mixture_or_task_name,
+    sharding,
+    objective=objective,
+    lengths=task_feature_lengths,
+    batch_size=batch_size,
+    seed=seed,
+    pack=pack,
+    vocab_size=model.config.vocab_size,
+  )
   look_at_data = functools.partial(
     coverage.report, mixture_or_task_name, "train", task_feature_lengths
   )
@@ -223,24 +208,15 @@ def train(
     checkpoints = state.Checkpoints(
       model_dir,
       keep=keep,
-      run=setup.describe_run(
-        model.config,
-        frozen,
-        mixture_or_task_name=mixture_or_task_name,
-        task_feature_lengths=task_feature_lengths,
-        batch_size=batch_size,
-        trained_patterns=trained_patterns,
-        reductions=reductions,
-        seed=seed,
-        pack=pack,
-        frozen_dtype=frozen_dtype,
-      ),
+      run=setup.describe_run(model.config, frozen, given),
     )
     current = checkpoints.restore(current)
     first_step = int(current.step)
-    best = Best(model_dir, best_metric, best_mode) if best_metric else None
+    best = (
+      best_lib.Best(model_dir, best_metric, best_mode) if best_metric else None
+    )
     evaluation = None
-    if is_split:
+    if eval_split in splits:
       evaluation = Evaluation(
         model,
         mixture_or_task_name,
@@ -249,7 +225,7 @@ def train(
         batch_size=eval_batch_size or batch_size,
         num_examples=eval_examples,
         predict=predict,
-        generate=generate,
+        objective=objective,
         sharding=sharding,
       )
     batches = read_batches(skip=first_step)
@@ -298,7 +274,7 @@ def train(
         if (
           best
           and is_evaluated(done - 1)
-          and _is_stalled(best.step, done - 1, early_stop_steps)
+          and best.is_stalled(done - 1, early_stop_steps)
         ):
           logger.say(
             f"stopped early: {best_metric} has not improved since step "
@@ -312,11 +288,10 @@ def train(
           if reductions
           else None
         )
-        # The first step compiles.
-        begins = done == first_step + 1
+        compiles = done == first_step + 1
         with (
           profile.step(done),
-          stop.losing_nothing() if begins else contextlib.nullcontext(),
+          stop.losing_nothing() if compiles else contextlib.nullcontext(),
         ):
           current, metrics = train_step[r](current, frozen, batch, start.key)
         pending.append(metrics)
@@ -367,10 +342,6 @@ def train(
       checkpoints.close()
       batches.close()  # Last: it may take a while.
   return results
-
-
-def _is_stalled(best: int | None, step: int, patience: int | None) -> bool:
-  return patience is not None and best is not None and step - best >= patience
 
 
 def _is_due(step: int, period: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
-from coda_jax.training import arguments
+from coda_jax import arguments
 
 Schedule = optax.Schedule
 Optimizer = Callable[[Schedule], optax.GradientTransformation]

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,18 @@ from coda_jax.checkpoints import adapter as adapter_files
 from coda_jax.checkpoints import assemble, checksums, formats, model_folder, run
 from coda_jax.nn.config import Conditional
 from coda_jax.training import hosts, inherited, inputs, state
+
+# The arguments of `loop.train` that must not change when a run resumes.
+_FIXED = (
+  "mixture_or_task_name",
+  "task_feature_lengths",
+  "batch_size",
+  "trained_patterns",
+  "reductions",
+  "seed",
+  "pack",
+  "frozen_dtype",
+)
 
 
 def inherit(
@@ -49,18 +61,18 @@ def inherit(
 
 
 def describe_run(
-  config: Conditional, frozen: Any, **settings: Any
+  config: Conditional, frozen: Any, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
   """The settings that must not change when a run resumes, by argument name.
 
   Args:
     config: of the model. How it computes may change: `nn.config.COMPUTE`.
     frozen: the parameters that are not trained.
-    settings: further arguments of `loop.train`.
+    arguments: of `loop.train`, by name.
   """
   return {
     **run.describe(config),
-    **settings,
+    **{name: arguments[name] for name in _FIXED if name in arguments},
     run.FROZEN: checksums.of_all(frozen),
   }
 
@@ -154,6 +166,24 @@ def start(
       out_shardings=places.replace(trained=()),
     )(trained)
   return Start(rest.replace(trained=trained), frozen, places, key)
+
+
+def train_batches(
+  name: str, sharding: NamedSharding, *, batch_size: int, **options: Any
+) -> Generator[dict[str, jax.Array], None, None]:
+  """The batches of `inputs.train_batches`, on the devices.
+
+  Args:
+    name: seqio task or mixture.
+    sharding: of batches; this process reads the rows of its devices.
+    batch_size: examples a batch.
+    **options: further arguments of `inputs.train_batches`.
+  """
+  rows = partitioning.rows_here(batch_size, sharding)
+  batches = inputs.train_batches(
+    name, batch_size=batch_size, rows=rows, **options
+  )
+  return placed(batches, batch_size, rows, sharding)
 
 
 def placed(

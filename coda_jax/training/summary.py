@@ -45,7 +45,7 @@ def model_table(
 def summarize(
   history: Sequence[Mapping[str, Any]], done: int
 ) -> dict[str, float]:
-  """Means over the steps since the last report, per target token.
+  """Means over the steps since the last report, by the steps' weights.
 
   Args:
     history: the metrics of each step, of `steps.make_train_step`.
@@ -64,10 +64,11 @@ def summarize(
         "or set clip_norm of the optimizer, and run the same command to resume "
         "from the last checkpoint"
       )
-  weights = np.array([float(m["target_tokens"]) for m in history])
+  weights = np.array([float(m["weight"]) for m in history])
   weights = np.maximum(weights, 1e-9)
+  own = history[0].keys() - {"loss", *_NORMS, "weight", "tokens"}
   means = {
     name: float(np.average([float(m[name]) for m in history], weights=weights))
-    for name in ("loss", "token_accuracy", *_NORMS)
+    for name in ("loss", *sorted(own), *_NORMS)
   }
   return {**means, "tokens": np.mean([float(m["tokens"]) for m in history])}

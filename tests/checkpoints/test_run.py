@@ -44,7 +44,9 @@ def save(folder, backbone, *, patterns, frozen_dtype="float32", steps=(2, 10)):
   checkpoints = Checkpoints(
     folder,
     keep=len(steps),
-    run=setup.describe_run(model.config, frozen, frozen_dtype=frozen_dtype),
+    run=setup.describe_run(
+      model.config, frozen, {"frozen_dtype": frozen_dtype}
+    ),
   )
   for step in steps:
     current = TrainState.create(trained, optax.adam(1e-3))
@@ -121,8 +123,8 @@ def test_a_run_resumes_however_it_computes(tmp_path):
     scan_layers=True,
     coda=dataclasses.replace(CODA, dispatch="gather"),
   )
-  now = setup.describe_run(config, {})
-  resume(tmp_path / "now", setup.describe_run(other, {}), now)
+  now = setup.describe_run(config, {}, {})
+  resume(tmp_path / "now", setup.describe_run(other, {}, {}), now)
   # Runs of older versions have all of them but the first two.
   older = {
     f"T5Config.{name}": value

@@ -130,7 +130,7 @@ def test_evaluation_and_inference(traced, capsys):
   assert eval_lib.main([*SERVE, *options]) == 1
   lines = capsys.readouterr().out.splitlines()
   rows = [line for line in lines if "compiled in" not in line]
-  for start in ("loss ", "generate "):
+  for start in ("loss ", "predict "):
     assert len([row for row in rows if row.startswith(start)]) == 2
   argv = [*SERVE, "--gin_file=runs/infer.gin", "--gin.INFER_OUTPUT_DIR=out"]
   argv.append("--compile_for=v5e:2x4")

@@ -10,8 +10,9 @@ import gin
 import pytest
 import seqio
 
-from coda_jax import cli
+from coda_jax import cli, testing
 from coda_jax.data import text_tasks, vocabularies
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import inputs, loop
 
 pytestmark = pytest.mark.usefixtures("fresh_registry")
@@ -435,7 +436,7 @@ def test_gin_files(prepare, file):
   bound = bindings(file)
   assert bound["mixture_or_task_name"] == name
   lengths = bound["task_feature_lengths"]
-  inputs.check_task(name, vocab_size=4096)
+  inputs.check_task(name, Seq2Seq(), testing.tiny_config(vocab_size=4096))
   batch = next(
     inputs.train_batches(name, lengths=lengths, batch_size=2, seed=0)
   )

@@ -13,6 +13,7 @@ from coda_jax.checkpoints import model_folder
 from coda_jax.data import vocabularies
 from coda_jax.inference import predict, sources
 from coda_jax.inference.sources import Example, Text
+from coda_jax.objectives.seq2seq import Seq2Seq
 
 BYTES = vocabularies.load("byt5")
 LENGTHS = {"inputs": 24, "targets": 5}
@@ -378,4 +379,5 @@ def test_a_task(tmp_path, checkpoint, monkeypatch):
   infer(checkpoint, tmp_path / "out", None, mixture_or_task_name="x")
   found = records(tmp_path / "out")
   assert [r["target"] for r in found] == ["target"] * 4
-  assert calls == [("x", 384)]
+  ((name, objective, config),) = calls
+  assert (name, objective, config.vocab_size) == ("x", Seq2Seq(), 384)

@@ -9,6 +9,7 @@ import pytest
 from coda_jax import params as params_lib
 from coda_jax import testing
 from coda_jax.nn.config import CodaConfig
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import optimizers, state, steps
 
@@ -91,7 +92,7 @@ def test_a_step_trains_what_a_task_owns():
   assert not any("relpos_bias" in p for p in params_lib.flatten(trained))
   optimizer = optimizers.adamw(optimizers.constant(0.1))
   before = jax.tree.map(np.asarray, trained)
-  step = steps.make_train_step(model, optimizer)
+  step = steps.make_train_step(model, optimizer, Seq2Seq())
   batch = BATCH | {"decoder_loss_weights": BATCH["decoder_target_tokens"] > 0}
   current, metrics = step(
     state.TrainState.create(trained, optimizer),

@@ -17,6 +17,7 @@ from t5x import models, optimizers, train_state, trainer
 from coda_jax import params as params_lib
 from coda_jax import testing
 from coda_jax.nn.config import CodaConfig
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import state, steps
 from coda_jax.under_t5x.optimizer import TrainedOnly
@@ -63,7 +64,9 @@ def ours(patterns):
   trained, frozen = params_lib.split(params["params"], patterns)
   transform = optax.adamw(1e-3)
   return flops(
-    steps.make_train_step(network, transform, microbatches=microbatches),
+    steps.make_train_step(
+      network, transform, Seq2Seq(), microbatches=microbatches
+    ),
     state.TrainState.create(trained, transform),
     frozen,
     batch,

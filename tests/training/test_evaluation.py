@@ -6,6 +6,7 @@ import seqio
 
 from coda_jax import decoding, testing
 from coda_jax.nn.config import CodaConfig
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import evaluation
 
@@ -70,7 +71,7 @@ def test_metric_counts_right_answers(task, monkeypatch):
     task,
     batch_size=4,
     num_examples=6,
-    generate={"method": "beam"},
+    objective=Seq2Seq(generate={"method": "beam"}),
   )
   dataset = seqio.get_mixture_or_task(task).get_dataset(
     LENGTHS, "validation", shuffle=False

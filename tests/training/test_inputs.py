@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from coda_jax import testing
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import inputs
 
 LENGTHS = {"inputs": 8, "targets": 3}
@@ -44,13 +46,17 @@ def test_eval_batches_cover_the_split_and_fill_up_with_padding(task):
   ("name", "vocab_size", "message"),
   [
     ("toi", 48, "no seqio task or mixture 'toi'.*'toy'"),
-    ("toy", 47, "'inputs' of 'toy' has 48 tokens, the model only 47"),
+    ("toy", 47, "'toy': the vocabulary for 'inputs' has 48 .* model only 47"),
   ],
 )
 def test_task_that_does_not_fit(task, name, vocab_size, message):
-  inputs.check_task(task, 48)
+  def check(name, vocab_size):
+    config = testing.tiny_config(vocab_size=vocab_size)
+    inputs.check_task(name, Seq2Seq(), config)
+
+  check(task, 48)
   with pytest.raises(ValueError, match=message):
-    inputs.check_task(name, vocab_size)
+    check(name, vocab_size)
 
 
 def test_no_such_split(task):

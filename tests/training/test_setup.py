@@ -10,6 +10,7 @@ from coda_jax import params as params_lib
 from coda_jax import partitioning, testing
 from coda_jax.checkpoints import adapter
 from coda_jax.nn.config import CodaConfig
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import optimizers, setup, steps
 
@@ -79,7 +80,7 @@ def test_a_step_with_rounded_leaves_is_nearly_the_same(model):
     "decoder_loss_weights": tokens["decoder_target_tokens"] > 0,
   }
   step = steps.make_train_step(
-    model, optimizers.adamw(optimizers.constant(0.1))
+    model, optimizers.adamw(optimizers.constant(0.1)), Seq2Seq()
   )
   losses = []
   for dtype in ("float32", "bfloat16"):

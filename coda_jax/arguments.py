@@ -16,7 +16,9 @@ from flax import linen as nn
 from coda_jax import decoding, quantization
 from coda_jax.checkpoints.leaves import DTYPES
 from coda_jax.nn.config import compute_dtype
-from coda_jax.training import best
+
+# Which of two results of an evaluation is better.
+BEST_MODES = ("max", "min")
 
 
 class Kind(NamedTuple):
@@ -110,6 +112,12 @@ def _are_lengths(value: Any) -> bool:
   )
 
 
+def _are_labels(value: Sequence[Any]) -> bool:
+  return all(isinstance(x, str) and x for x in value) and len(
+    set(value)
+  ) == len(value)
+
+
 def _are_steps(value: Any) -> bool:
   if not _is_sequence(value) or len(value) != 2:
     return False
@@ -163,6 +171,10 @@ _KINDS = {
     "a model, such as @network.Transformer()",
     lambda value: isinstance(value, nn.Module),
   ),
+  "objective": Kind(
+    "an objective, such as @seq2seq.Seq2Seq()",
+    lambda value: callable(getattr(value, "sums", None)),
+  ),
   "model_dir": _LOCAL,
   "checkpoint_path": _PATH,
   "initial_checkpoint_path": _optional(_PATH),
@@ -198,8 +210,21 @@ _KINDS = {
     lambda value: _is_sequence(value) and all(map(_is_pattern, value)),
   ),
   "seed": _whole(0),
+  # Objectives.
   "z_loss": _number(0),
   "label_smoothing": _SHARE,
+  "generate": _optional(
+    Kind(
+      "arguments of coda_jax.generate, such as {'method': 'beam'}",
+      lambda value: isinstance(value, Mapping),
+    )
+  ),
+  "labels": Kind(
+    "the texts of a task's targets in brackets, each once, such as ('no', "
+    "'yes')",
+    lambda value: _is_sequence(value) and bool(value) and _are_labels(value),
+  ),
+  # The loop.
   "microbatches": _COUNT,
   "mesh": _optional(
     Kind(
@@ -212,7 +237,7 @@ _KINDS = {
   "checkpoint_period": _PERIOD,
   "keep": _COUNT,
   "best_metric": _optional(_TEXT),
-  "best_mode": _one_of(best.MODES),
+  "best_mode": _one_of(BEST_MODES),
   "early_stop_steps": _optional(_COUNT),
   "profile_steps": _optional(
     Kind("(first, last) steps, counted from 1", _are_steps)
@@ -234,12 +259,6 @@ _KINDS = {
   ),
   "metric": _optional(_TEXT),
   "repeats": _PERIOD,
-  "generate": _optional(
-    Kind(
-      "arguments of coda_jax.generate, such as {'method': 'beam'}",
-      lambda value: isinstance(value, Mapping),
-    )
-  ),
 }
 
 # Arguments whose macros have other names, and those without one.

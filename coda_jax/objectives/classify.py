@@ -1,0 +1,234 @@
+"""From text to one of a few labels, or to a number: an encoder with a head."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array
+
+from coda_jax import arguments
+from coda_jax.data import texts
+from coda_jax.objectives import Batch, Sums
+
+if TYPE_CHECKING:
+  import seqio
+
+# Arguments of the model; a batch has the first, and may have the others.
+_MODEL_FEATURES = (
+  "encoder_input_tokens",
+  "encoder_token_types",
+  "encoder_mask",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify:
+  """Cross-entropy of labels, the texts that are a task's targets.
+
+  For a model that takes `encoder_input_tokens` and gives float32 logits
+  [batch, len(labels)]. Its metric is `label_accuracy`, the share of examples
+  whose label the model finds most likely. With one label, targets are numbers,
+  the model's output is one, and the loss is their squared difference.
+
+  Attributes:
+    labels: the texts, in the order of the model's logits.
+  """
+
+  labels: Sequence[str]
+
+  def __post_init__(self):
+    arguments.check(vars(self))
+
+  @property
+  def _is_regression(self) -> bool:
+    return len(self.labels) == 1
+
+  def check(self, features: Mapping[str, Any], config: Any) -> None:
+    texts.check_vocabulary(
+      features["inputs"].vocabulary, config.vocab_size, repr("inputs")
+    )
+
+  def converter(
+    self, features: Mapping[str, Any], *, pack: bool = False
+  ) -> "seqio.FeatureConverter":
+    """Makes `encoder_input_tokens`, `labels` and `loss_weights`, one a row.
+
+    Raises:
+      ValueError: with `pack`. And where examples are read: a target that is not
+        among the labels, or not a number.
+    """
+    if pack:
+      raise ValueError(
+        "loop.train.pack=True; a classifier answers once a row, so it needs an "
+        "example a row: use pack=False"
+      )
+    return _converter_class()(
+      functools.partial(self._label, features), self._dtype
+    )
+
+  @property
+  def _dtype(self) -> Any:
+    return np.float32 if self._is_regression else np.int32
+
+  def _label(self, features: Mapping[str, Any], **example: Any) -> Any:
+    """The label of an example, as the loss takes it."""
+    text = texts.text_of(example, "targets", features).strip()
+    if self._is_regression:
+      try:
+        return np.float32(text)
+      except ValueError:
+        raise ValueError(
+          f"the target {text!r} is not a number, which one label "
+          f"(LABELS={self.labels!r}) stands for; name all labels"
+        ) from None
+    if text not in self.labels:
+      raise ValueError(
+        f"LABELS={self.labels!r} lack the target {text!r}; name all targets of "
+        "the task"
+      )
+    return np.int32(list(self.labels).index(text))
+
+  def shapes(
+    self, config: Any, batch_size: int, lengths: Mapping[str, int]
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    del config
+    return {
+      "encoder_input_tokens": jax.ShapeDtypeStruct(
+        (batch_size, lengths["inputs"]), jnp.int32
+      ),
+      "labels": jax.ShapeDtypeStruct((batch_size,), self._dtype),
+      "loss_weights": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+
+  def sums(
+    self,
+    model: nn.Module,
+    params: Any,
+    batch: Batch,
+    *,
+    train: bool,
+    rngs: Mapping[str, Array] | None = None,
+  ) -> Sums:
+    logits, routing = model.apply(
+      {"params": params},
+      **_inputs(batch),
+      enable_dropout=train,
+      return_routing=True,
+      rngs=rngs,
+    )
+    self._check_logits(logits)
+    logits = logits.astype(jnp.float32)
+    weights = batch["loss_weights"].astype(jnp.float32)
+    labels = batch["labels"]
+    metrics = {}
+    if self._is_regression:
+      loss = jnp.square(logits[:, 0] - labels)
+    else:
+      loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      correct = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
+      metrics["label_accuracy"] = (correct * weights).sum()
+    mask = batch["encoder_input_tokens"] > 0
+    if "encoder_mask" in batch:
+      mask = batch["encoder_mask"].astype(bool)
+    return Sums(
+      loss=(loss * weights).sum(),
+      weight=weights.sum(),
+      metrics=metrics,
+      tokens=mask.sum().astype(jnp.float32),
+      routing=routing,
+      mask=mask,
+    )
+
+  def _check_logits(self, logits: Array) -> None:
+    if logits.shape[1:] != (len(self.labels),):
+      raise ValueError(
+        f"LABELS={self.labels!r} are {len(self.labels)}, and the model gives "
+        f"logits of shape {logits.shape}; expected [batch, {len(self.labels)}]:"
+        " give its head as many outputs"
+      )
+
+  def predict(
+    self, model: nn.Module, params: Any, batch: Batch, *, max_length: int
+  ) -> Array:
+    """int32 [batch] places in `labels`; or float32 [batch] numbers."""
+    del max_length
+    logits = _logits(params, _inputs(batch), model=model)
+    self._check_logits(logits)
+    if self._is_regression:
+      return logits[:, 0].astype(jnp.float32)
+    return logits.argmax(axis=-1).astype(jnp.int32)
+
+  def answers(self, predictions: np.ndarray) -> list[str]:
+    if self._is_regression:
+      return [str(number) for number in predictions.astype(np.float32)]
+    return [self.labels[place] for place in predictions]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _logits(params: Any, inputs: Batch, *, model: nn.Module) -> Array:
+  return model.apply({"params": params}, **inputs, enable_dropout=False)
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+  return {name: batch[name] for name in _MODEL_FEATURES if name in batch}
+
+
+@functools.cache
+def _converter_class() -> type:
+  """seqio's base class is at hand only where data are read."""
+  import seqio
+  import tensorflow as tf
+
+  spec = seqio.FeatureConverter.FeatureSpec
+
+  class Converter(seqio.FeatureConverter):
+    """Inputs as they are, and what `label` makes of an example's target."""
+
+    TASK_FEATURES = {
+      "inputs": spec(dtype=tf.int32),
+      "targets": spec(dtype=tf.int32),
+    }
+    PACKING_FEATURE_DTYPES = {}
+
+    def __init__(self, label, dtype):
+      self._label, self._dtype = label, tf.as_dtype(dtype)
+      self.MODEL_FEATURES = {
+        "encoder_input_tokens": spec(dtype=tf.int32),
+        "labels": spec(dtype=self._dtype, rank=0),
+        "loss_weights": spec(dtype=tf.int32, rank=0),
+      }
+      super().__init__(pack=False)
+
+    def _convert_features(self, ds, task_feature_lengths):
+      @seqio.map_over_dataset
+      def convert(example):
+        names = [x for x in ("targets", "targets_pretokenized") if x in example]
+        label = tf.numpy_function(
+          lambda *values: self._label(**dict(zip(names, values, strict=True))),
+          [example[name] for name in names],
+          self._dtype,
+        )
+        return {
+          "encoder_input_tokens": example["inputs"],
+          "labels": tf.ensure_shape(label, ()),
+          "loss_weights": tf.constant(1),
+        }
+
+      return seqio.utils.trim_and_pad_dataset(
+        convert(ds), {"encoder_input_tokens": task_feature_lengths["inputs"]}
+      )
+
+    def get_model_feature_lengths(self, task_feature_lengths):
+      return {
+        "encoder_input_tokens": task_feature_lengths["inputs"],
+        "labels": 1,
+        "loss_weights": 1,
+      }
+
+  return Converter
