@@ -92,6 +92,7 @@ def test_the_family_of_the_page_is_saved_loaded_and_routed(toy, tmp_path):
   assert inspect.main([str(tmp_path / "trained")]) == 0
 
 
+@pytest.mark.filterwarnings("ignore")  # Of qwix.
 def test_the_family_of_the_page_has_costs_axes_and_int8(toy):
   config = toy.ToyConfig(20)
   # Four projections, two of the MLP, and attention itself.

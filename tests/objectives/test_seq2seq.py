@@ -5,11 +5,10 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from coda_jax import testing
+from coda_jax import decoding, testing
 from coda_jax.nn.config import CodaConfig
 from coda_jax.objectives import seq2seq
 from coda_jax.objectives.seq2seq import Seq2Seq
-from coda_jax.t5 import decoding
 from coda_jax.t5.network import Transformer
 
 
