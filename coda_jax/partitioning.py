@@ -35,6 +35,7 @@ RULES: Sequence[tuple[str, str | tuple[str, ...] | None]] = (
   ("kv", None),
   ("relpos_buckets", None),
   ("lora_rank", None),
+  ("convolution", None),
   ("positions", None),  # These four are BERT's: too small to be cut.
   ("token_types", None),
   ("pooled", None),

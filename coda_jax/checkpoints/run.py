@@ -5,6 +5,7 @@ checksums, and the settings that the run started with. The frozen leaves are
 those of the run's INITIAL_CHECKPOINT_PATH.
 """
 
+import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -42,12 +43,16 @@ def describe(config: Conditional) -> dict[str, Any]:
 def fixed(saved: Mapping[str, Any]) -> dict[str, Any]:
   """The part of a saved description that a resumed run must not change.
 
-  Older versions also saved how the model's CoDA layers compute.
+  Older versions also saved how the model's CoDA layers compute, and lacked the
+  fields of later ones, which then have their defaults.
   """
+
+  def as_now(coda: Mapping[str, Any]) -> dict[str, Any]:
+    fields = model_folder.coda_to_dict(model_folder.coda_from_dict(coda))
+    return json.loads(json.dumps(fields))  # Lists for tuples, as it was saved.
+
   return {
-    name: model_folder.without_compute(value)
-    if name.endswith(".coda") and value
-    else value
+    name: as_now(value) if name.endswith(".coda") and value else value
     for name, value in saved.items()
   }
 

@@ -3,6 +3,9 @@
 Each computes its delta only; the layer that owns it does the addition.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -45,23 +48,70 @@ class Factor(nn.Module):
     return sharding.constrain(y, self.kernel_axes[1])
 
 
+class DepthwiseConvolution(nn.Module):
+  """A sum of neighbours, weighted for each feature by itself.
+
+  Written as shifts: a few multiplications a token, which compilers fuse, where
+  a convolution of a library would be called for each feature.
+
+  Attributes:
+    width: how many neighbours, the token itself included.
+    dtype: dtype of the computation; parameters are float32.
+  """
+
+  width: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, mask: Array) -> Array:
+    """[batch, n, features], bool [batch, n] -> the same shape as `x`.
+
+    Padding counts as zeros.
+    """
+    kernel = partitioning.param_with_axes(
+      "kernel",
+      nn.initializers.normal(stddev=self.width**-0.5),
+      (self.width, x.shape[-1]),
+      jnp.float32,
+      axes=("convolution", "mlp"),
+    ).astype(self.dtype)
+    length, before = x.shape[1], self.width // 2
+    x = jnp.where(mask[..., None], x, 0)
+    x = jnp.pad(x, ((0, 0), (before, self.width - 1 - before), (0, 0)))
+    shifted = (
+      x[:, i : i + length] * kernel[None, None, i] for i in range(self.width)
+    )
+    return functools.reduce(operator.add, shifted)
+
+
 class Adapter(nn.Module):
   """Parallel bottleneck adapter: up(relu(down(x))).
 
-  `up` starts at zero, so that a fresh adapter changes nothing. No biases, as
+  With a convolution it is up(relu(h + convolution(h))), h = down(x). `up`
+  starts at zero, so that a fresh adapter changes nothing. No biases, as
   everywhere in T5.
 
   Attributes:
     bottleneck_dim: inner width.
     dtype: dtype of the computation; parameters are float32.
+    convolution: see `CodaConfig`.
   """
 
   bottleneck_dim: int
   dtype: DTypeLike = jnp.float32
+  convolution: int = 0
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """[..., length, emb_dim] normalised tokens -> their delta, same shape."""
+  def __call__(self, x: Array, mask: Array | None = None) -> Array:
+    """Computes the delta of normalised tokens.
+
+    Args:
+      x: [batch, length, emb_dim].
+      mask: bool [batch, length], False for padding; for the convolution.
+
+    Returns:
+      The same shape as `x`.
+    """
     hidden = Factor(
       self.bottleneck_dim,
       _fan_in_init,
@@ -69,6 +119,10 @@ class Adapter(nn.Module):
       self.dtype,
       name="down",
     )(x)
+    if self.convolution:
+      hidden += DepthwiseConvolution(
+        self.convolution, self.dtype, name="convolution"
+      )(hidden, mask)
     return Factor(
       x.shape[-1],
       nn.initializers.zeros,

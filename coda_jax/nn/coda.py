@@ -181,7 +181,9 @@ class CodaLayer(nn.Module):
     nn.share_scope(self, self.block)
     cfg = self.config
     if cfg.bottleneck_dim:
-      self.adapter = adapter.Adapter(cfg.bottleneck_dim, self.dtype)
+      self.adapter = adapter.Adapter(
+        cfg.bottleneck_dim, self.dtype, cfg.convolution
+      )
     if self._reduction() > 1:
       self.router = router.Router(cfg, self._reduction())
 
@@ -222,7 +224,7 @@ class CodaLayer(nn.Module):
       selection = None
       y = x + delta(everything, everything)
     if self.config.bottleneck_dim:
-      y += self.adapter(everything.norm)
+      y += self.adapter(everything.norm, mask)
     return y, selection
 
   def _routed(

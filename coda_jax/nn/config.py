@@ -151,6 +151,8 @@ class CodaConfig:
     soft_top_k_method: "exact", the closed form, or "iterative", the paper's.
     bottleneck_dim: inner width of the adapters in encoder and decoder; 0 for
       no adapter.
+    convolution: width of a depthwise convolution over the tokens, in the
+      bottleneck of the encoder's adapters; 0 for none.
     lora: low-rank factors on the backbone's projections, or None.
     dispatch: "gather", "one_hot", or "auto", the faster one of the platform.
     unset: names of the fields that were given as None; not a field itself.
@@ -163,6 +165,7 @@ class CodaConfig:
   epsilon: float = 0.03
   soft_top_k_method: str = "exact"
   bottleneck_dim: int = 64
+  convolution: int = 0
   lora: LoraConfig | None = None
   dispatch: str = "auto"
 
@@ -188,6 +191,7 @@ class CodaConfig:
     if not (isinstance(self.epsilon, int | float) and self.epsilon > 0):
       raise ValueError(f"CodaConfig.epsilon={self.epsilon!r}; expected above 0")
     check_whole("CodaConfig.bottleneck_dim", self.bottleneck_dim, 0)
+    check_whole("CodaConfig.convolution", self.convolution, 0)
     check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
     check_choice("CodaConfig.router", self.router, ROUTERS)
     check_choice(

@@ -20,10 +20,11 @@ _MACROS = {
   "router": "ROUTER",
   "epsilon": "EPSILON",
   "bottleneck_dim": "BOTTLENECK_DIM",
+  "convolution": "CONVOLUTION",
   "rank": "LORA_RANK",
 }
 # Fields that change the shapes of the parameters.
-_SHAPES = ("bottleneck_dim", "rank")
+_SHAPES = ("bottleneck_dim", "convolution", "rank")
 # Fields that a run may choose anew; the others tell the size and the kind of
 # the model.
 _FREE = (*COMPUTE, "coda", "dropout_rate", "attention_dropout_rate")

@@ -132,6 +132,8 @@ def test_a_run_resumes_however_it_computes(tmp_path):
     if name not in ("dtype", "remat")
   }
   resume(tmp_path / "older", {**now, **older}, now)
+  del older["T5Config.coda"]["convolution"]
+  resume(tmp_path / "oldest", {**now, **older}, now)
   older["T5Config.coda"]["epsilon"] = 0.5
   with pytest.raises(ValueError, match=r"T5Config\.coda = .*'epsilon': 0\.5"):
     resume(tmp_path / "another", {**now, **older}, now)

@@ -136,3 +136,43 @@ def test_fresh_additions_change_nothing_in_a_whole_model():
     logits(added, params_lib.unflatten(params), batch),
     logits(dense, params_lib.unflatten(backbone), batch),
   )
+
+
+@pytest.mark.parametrize("width", [1, 4, 5])
+def test_convolution_adds_up_neighbours(width):
+  x, kernel = random(2, 7, 3), random(width, 3, seed=1)
+  mask = np.arange(7) < np.array([[7], [4]])
+  found = adapter.DepthwiseConvolution(width).apply(
+    {"params": {"kernel": kernel}}, x, mask
+  )
+  for row, length in enumerate((7, 4)):
+    for place in range(7):
+      expected = np.zeros(3)
+      for i in range(width):
+        neighbour = place + i - width // 2
+        if 0 <= neighbour < length:
+          expected += kernel[i].astype(np.float64) * x[row, neighbour]
+      np.testing.assert_allclose(
+        found[row, place], expected, rtol=1e-5, atol=1e-6
+      )
+
+
+def test_adapter_with_a_convolution_is_its_formula():
+  x = random(1, 4, 6)
+  mask = np.ones((1, 4), bool)
+  module = adapter.Adapter(5, convolution=3)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x, mask)["params"]
+  leaves = {
+    path: random(*leaf.shape, seed=i)
+    for i, (path, leaf) in enumerate(params_lib.flatten(shapes).items())
+  }
+  assert leaves.keys() == {"down/kernel", "convolution/kernel", "up/kernel"}
+  h = x[0] @ leaves["down/kernel"]
+  padded = np.pad(h, ((1, 1), (0, 0)))
+  h = h + sum(
+    padded[i : i + 4] * leaves["convolution/kernel"][i] for i in range(3)
+  )
+  found = module.apply({"params": params_lib.unflatten(leaves)}, x, mask)
+  np.testing.assert_allclose(
+    found[0], np.maximum(h, 0) @ leaves["up/kernel"], rtol=1e-4, atol=1e-5
+  )
