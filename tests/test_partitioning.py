@@ -14,10 +14,11 @@ from coda_jax import params as params_lib
 from coda_jax.checkpoints.bank import AdapterBank
 from coda_jax.nn.coda import CodaLayer
 from coda_jax.nn.config import CodaConfig, LoraConfig
+from coda_jax.objectives import seq2seq
 from coda_jax.t5.config import T5Config
 from coda_jax.t5.encoder import EncoderLayer
 from coda_jax.t5.network import Transformer
-from coda_jax.training import optimizers, state, steps
+from coda_jax.training import optimizers, state
 
 # No two of these are alike, so that a shape says what an array is of.
 BATCH, LENGTH, TARGETS = 16, 24, 12
@@ -69,7 +70,7 @@ BATCH_OF_TOKENS = {
 
 def loss(model, params, batch):
   logits = model.apply({"params": params}, **batch, enable_dropout=False)
-  return steps.cross_entropy(logits, batch["decoder_target_tokens"]).mean()
+  return seq2seq.cross_entropy(logits, batch["decoder_target_tokens"]).mean()
 
 
 @pytest.fixture(scope="module")

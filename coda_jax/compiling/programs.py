@@ -66,10 +66,15 @@ def train_step(
     microbatches=microbatches,
     shardings=state_places,
   )
+  constants = jax.eval_shape(objective.constants, trained)
+  everywhere = jax.tree.map(lambda _: partitioning.replicated(mesh), constants)
   with partitioning.under(mesh):
     return step.trace(
       _placed(state, state_places),
-      _placed(frozen, frozen_places, jnp.dtype(frozen_dtype)),
+      {
+        **_placed(frozen, frozen_places, jnp.dtype(frozen_dtype)),
+        **_placed(constants, everywhere),
+      },
       _batch(objective, model, mesh, batch_size, task_feature_lengths),
       _key(mesh),
     )

@@ -125,6 +125,45 @@ def split_stream(dataset: tf.data.Dataset, num_tokens: int) -> tf.data.Dataset:
   return dataset.unbatch()
 
 
+def pieces(
+  dataset: tf.data.Dataset,
+  sequence_length: Mapping[str, int],
+  output_features: Mapping[str, seqio.Feature],
+) -> tf.data.Dataset:
+  """Cuts documents into pieces that fill an encoder's input.
+
+  Each piece has the vocabulary's first and last special token. A document's
+  last piece may be short; one of less than 16 tokens is left out, unless it is
+  the only one.
+
+  Args:
+    dataset: scalar strings, a document each.
+    sequence_length: {"inputs": n}, special tokens included.
+    output_features: {"inputs": a feature}.
+
+  Returns:
+    A dataset of {"inputs": int32 [at most n]}.
+  """
+  vocabulary = output_features["inputs"].vocabulary
+  first, last = (
+    tf.constant([] if token is None else [token], tf.int32)
+    for token in (vocabulary.bos_id, vocabulary.eos_id)
+  )
+  room = sequence_length["inputs"] - first.shape[0] - last.shape[0]
+
+  def cut(document: tf.Tensor) -> tf.data.Dataset:
+    tokens = vocabulary.encode_tf(document)
+    starts = tf.range(0, tf.size(tokens), room)
+    kept = (starts == 0) | (tf.size(tokens) - starts >= 16)
+    return tf.data.Dataset.from_tensor_slices(starts[kept]).map(
+      lambda start: {
+        "inputs": tf.concat([first, tokens[start : start + room], last], 0)
+      }
+    )
+
+  return dataset.flat_map(cut)
+
+
 def random_lengths(total: int, parts: int, seed: tf.Tensor) -> tf.Tensor:
   """Cuts `total` into `parts` positive lengths, all ways equally likely.
 

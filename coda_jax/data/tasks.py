@@ -84,25 +84,13 @@ def span_corruption_task(
     ValueError: a `filepattern` without "{split}", or noise out of range.
     FileNotFoundError: no training file matches.
   """
-  _check_filepattern(filepattern, "data/corpus/*-{split}-*.txt")
+  patterns = _by_split(filepattern)
   preprocessors.check_noise(noise_density, mean_span_length)
-  patterns = {
-    split: filepattern.replace("{split}", split)
-    for split in ("train", "validation")
-  }
-  if not tf.io.gfile.glob(patterns["train"]):
-    raise FileNotFoundError(
-      f"no training text matches {patterns['train']!r}: run `python"
-      " scripts/build_corpus.py --output=data/corpus`, or set the task's"
-      " filepattern"
-    )
 
   def make():
     seqio.TaskRegistry.add(
       name,
-      source=seqio.TextLineDataSource(
-        {s: p for s, p in patterns.items() if tf.io.gfile.glob(p)}
-      ),
+      source=seqio.TextLineDataSource(patterns),
       preprocessors=[
         functools.partial(
           preprocessors.span_corruption,
@@ -120,6 +108,56 @@ def span_corruption_task(
     (filepattern, vocabulary, noise_density, mean_span_length, keep_spans),
     make,
   )
+
+
+def texts_task(
+  filepattern: str, *, name: str = "texts", vocabulary: str
+) -> str:
+  """Registers texts without labels, one document a line, for an encoder.
+
+  Args:
+    filepattern: a glob in which "{split}" stands for train or validation.
+    name: the task's name.
+    vocabulary: see `vocabularies.load`.
+
+  Returns:
+    `name`.
+
+  Raises:
+    ValueError: a `filepattern` without "{split}".
+    FileNotFoundError: no training file matches.
+  """
+  patterns = _by_split(filepattern)
+
+  def make():
+    feature = seqio.Feature(
+      vocabularies.load(vocabulary), add_eos=False, dtype=tf.int32
+    )
+    seqio.TaskRegistry.add(
+      name,
+      source=seqio.TextLineDataSource(patterns),
+      preprocessors=[preprocessors.pieces],
+      output_features={"inputs": feature},
+      metric_fns=[],
+    )
+
+  return register(name, (filepattern, vocabulary), make)
+
+
+def _by_split(filepattern: str) -> dict[str, str]:
+  """The globs of the splits that have a file."""
+  _check_filepattern(filepattern, "data/corpus/*-{split}-*.txt")
+  patterns = {
+    split: filepattern.replace("{split}", split)
+    for split in ("train", "validation")
+  }
+  if not tf.io.gfile.glob(patterns["train"]):
+    raise FileNotFoundError(
+      f"no training text matches {patterns['train']!r}: run `python"
+      " scripts/build_corpus.py --output=data/corpus`, or set the task's"
+      " filepattern"
+    )
+  return {s: p for s, p in patterns.items() if tf.io.gfile.glob(p)}
 
 
 def _check_filepattern(filepattern: str, example: str) -> None:

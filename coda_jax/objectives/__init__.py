@@ -56,6 +56,16 @@ class Objective(Protocol):
       ValueError: naming what does not fit.
     """
 
+  def constants(self, trained: Any) -> dict[str, Any]:
+    """Further parameters that `sums` needs, which training does not change.
+
+    Args:
+      trained: the trained parameters before the first step.
+
+    Returns:
+      A tree beside that of the frozen parameters; {} for none.
+    """
+
   def converter(
     self, features: Mapping[str, Any], *, pack: bool = False
   ) -> "seqio.FeatureConverter":

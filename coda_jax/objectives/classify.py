@@ -54,6 +54,10 @@ class Classify:
       features["inputs"].vocabulary, config.vocab_size, repr("inputs")
     )
 
+  def constants(self, trained: Any) -> dict[str, Any]:
+    del trained
+    return {}
+
   def converter(
     self, features: Mapping[str, Any], *, pack: bool = False
   ) -> "seqio.FeatureConverter":

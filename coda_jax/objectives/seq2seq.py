@@ -88,6 +88,10 @@ class Seq2Seq:
         features[name].vocabulary, config.vocab_size, repr(name)
       )
 
+  def constants(self, trained: Any) -> dict[str, Any]:
+    del trained
+    return {}
+
   def converter(
     self, features: Mapping[str, Any], *, pack: bool = False
   ) -> "seqio.FeatureConverter":

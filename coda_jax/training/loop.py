@@ -156,7 +156,8 @@ def train(
     seed=seed,
     frozen_dtype=frozen_dtype,
   )
-  current, frozen = start.state, start.frozen
+  current = start.state
+  frozen = {**start.frozen, **objective.constants(current.trained)}
   train_step = {
     r: steps.make_train_step(
       backbones.build(model.config.with_reduction(r)) if reductions else model,
@@ -183,7 +184,7 @@ def train(
     coverage.report, mixture_or_task_name, "train", task_feature_lengths
   )
   table = model_table(
-    model.config, task_feature_lengths, current.trained, frozen
+    model.config, task_feature_lengths, current.trained, start.frozen
   )
   table = "\n".join([table, setup.describe(devices), *differing])
   if dry_run:
@@ -208,7 +209,7 @@ def train(
     checkpoints = state.Checkpoints(
       model_dir,
       keep=keep,
-      run=setup.describe_run(model.config, frozen, given),
+      run=setup.describe_run(model.config, start.frozen, given),
     )
     current = checkpoints.restore(current)
     first_step = int(current.step)
@@ -238,7 +239,7 @@ def train(
     # Once a run: a resumed one has said it.
     for line in look_at_data() if hosts.is_first() and not first_step else ():
       logger.say(line)
-    save = setup.Saver(model, frozen, dtype=save_dtype)
+    save = setup.Saver(model, start.frozen, dtype=save_dtype)
     results: dict[str, float] = {}
     pending: list[Any] = []
     compiled = set()
