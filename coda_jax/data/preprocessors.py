@@ -146,7 +146,7 @@ def pieces(
   """
   vocabulary = output_features["inputs"].vocabulary
   first, last = (
-    tf.constant([] if token is None else [token], tf.int32)
+    tf.constant([token] if token is not None and token >= 0 else [], tf.int32)
     for token in (vocabulary.bos_id, vocabulary.eos_id)
   )
   room = sequence_length["inputs"] - first.shape[0] - last.shape[0]

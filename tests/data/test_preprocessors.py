@@ -174,3 +174,22 @@ def run(lengths, vocabulary, **settings):
 def test_bad_settings(lengths, settings, message, vocabulary):
   with pytest.raises(ValueError, match=message):
     run(lengths, vocabulary, **settings)
+
+
+def test_pieces_of_documents(vocabulary):
+  documents = ["a b c d e f g h " * 12, "short", "", "x y z " * 22]
+  feature = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
+  pieces = preprocessors.pieces(
+    tf.data.Dataset.from_tensor_slices(documents),
+    {"inputs": 40},
+    {"inputs": feature},
+  )
+  rows = [row["inputs"].tolist() for row in pieces.as_numpy_iterator()]
+  assert all(len(row) <= 40 and row[-1] == vocabulary.eos_id for row in rows)
+  expected = []
+  for document in documents:
+    tokens = vocabulary.encode(document)
+    cut = [tokens[i : i + 39] for i in range(0, len(tokens), 39)]
+    expected += [c for i, c in enumerate(cut) if i == 0 or len(c) >= 16]
+  assert [row[:-1] for row in rows] == expected
+  assert len(expected) > 4  # Some documents have several.

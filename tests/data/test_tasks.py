@@ -76,6 +76,17 @@ def test_registering_twice(filepattern):
   assert inputs(examples(other, seed=0)).max() == 258
 
 
+def test_texts_without_labels(filepattern):
+  name = tasks.texts_task(filepattern, vocabulary="tiny")
+  task = seqio.get_mixture_or_task(name)
+  dataset = task.get_dataset({"inputs": 24}, "train", shuffle=False)
+  rows = [row["inputs"] for row in dataset.as_numpy_iterator()]
+  assert rows and all(len(row) <= 24 and row[-1] == 1 for row in rows)
+  assert set(task.output_features) == {"inputs"}
+  with pytest.raises(ValueError, match="registered already"):
+    tasks.texts_task(filepattern, vocabulary="byt5")
+
+
 def test_mixture(filepattern):
   cut = tasks.span_corruption_task(filepattern)
   kept = tasks.span_corruption_task(filepattern, name="kept", keep_spans=True)
