@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from coda_jax import backbones
 from coda_jax.checkpoints import files, tensors
 from coda_jax.checkpoints.leaves import Leaf
 from coda_jax.data import text_settings
@@ -74,9 +75,7 @@ def read(
       "sentence-transformers",
       stacklevel=2,
     )
-    with files.naming(folder / "config.json"):
-      fields = files.read_json(folder / "config.json")
-      pool = Pooling(text_settings.positive(fields, "hidden_size"))
+    pool = Pooling(_plain_width(folder / "config.json"))
     transformer, modules, params = "", (), {}
   else:
     transformer = _read_transformer(folder, entries)
@@ -93,6 +92,37 @@ def read(
     **_read_model_settings(folder),
   )
   return encoder, params
+
+
+def files_of(folder: str | os.PathLike[str]) -> list[str]:
+  """The files that `read` needs besides the transformer's.
+
+  Modules that `read` does not support count too.
+
+  Args:
+    folder: any model's folder; without `modules.json` it has no such files.
+
+  Returns:
+    Paths of files that are there, inside the folder.
+
+  Raises:
+    ValueError: `modules.json` is damaged, or names a file outside the folder.
+  """
+  folder = pathlib.Path(folder)
+  source = folder / MODULES_FILE
+  if not source.exists():
+    return []
+  with files.naming(source):
+    paths = [_inside(entry["path"]) for entry in json.loads(source.read_text())]
+  names = [MODULES_FILE, MODEL_FILE, *text_settings.FILES]
+  # The first module is the transformer; those of "" have no files of their own.
+  names += [
+    f"{path}/{name}"
+    for path in paths[1:]
+    if path
+    for name in ("config.json", _WEIGHTS_FILE)
+  ]
+  return [name for name in names if (folder / name).is_file()]
 
 
 def _read_entries(folder: pathlib.Path) -> list[tuple[str, str, str]] | None:
@@ -315,6 +345,17 @@ def _check_names(source: pathlib.Path, fields: Mapping[str, Any]) -> None:
         f"{source}: {key} is {fields[key]!r}; only 'sentence_embedding' is "
         "supported"
       )
+
+
+def _plain_width(source: pathlib.Path) -> int:
+  """The width that a model's `config.json` has, Hugging Face's or ours."""
+  fields = files.read_json(source)
+  with files.naming(source):
+    for family in backbones.names():
+      if "format" in fields and family in fields:
+        return text_settings.positive(fields[family], "emb_dim")
+    name = "d_model" if "d_model" in fields else "hidden_size"
+    return text_settings.positive(fields, name)
 
 
 def _check_width(folder: pathlib.Path, pool: Pooling) -> None:
