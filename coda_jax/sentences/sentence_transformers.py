@@ -100,7 +100,7 @@ def files_of(folder: str | os.PathLike[str]) -> list[str]:
   Modules that `read` does not support count too.
 
   Args:
-    folder: any model's folder; without `modules.json` it has no such files.
+    folder: any model's folder, which may have none of them.
 
   Returns:
     Paths of files that are there, inside the folder.
@@ -110,10 +110,11 @@ def files_of(folder: str | os.PathLike[str]) -> list[str]:
   """
   folder = pathlib.Path(folder)
   source = folder / MODULES_FILE
-  if not source.exists():
-    return []
-  with files.naming(source):
-    paths = [_inside(entry["path"]) for entry in json.loads(source.read_text())]
+  paths = []
+  if source.exists():
+    with files.naming(source):
+      entries = json.loads(source.read_text())
+      paths = [_inside(entry["path"]) for entry in entries]
   names = [MODULES_FILE, MODEL_FILE, *text_settings.FILES]
   # The first module is the transformer; those of "" have no files of their own.
   names += [
