@@ -8,8 +8,8 @@ Parquet, ...), of which --column is embedded. The output ends in .npy, an array
 of float32, or in .parquet, with the columns text and vector. A run that was
 killed resumes where it stopped.
 
-The exit status is 2 for bad input, which would fail again, and 1 for what
-another try may mend, such as a full disk.
+The exit status is 2 for bad input, which would fail again, and 1 for an error
+that another try may mend, such as a full disk.
 """
 
 import argparse

@@ -14,6 +14,7 @@ import pytest
 from coda_jax import testing
 from coda_jax.data.hf_tokenizer import HfTokenizer
 from coda_jax.data.hf_vocabulary import HfVocabulary
+from coda_jax.inference import settings
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_tokenizers_are_told_apart_by_content(folder):
   (copy / "tokenizer.json").write_text(content.replace('"capital"', '"city"'))
   assert HfTokenizer(copy) != tokenizer
   digests = [
-    HfVocabulary(path, lower_case=case).digest
+    settings.of_vocabulary(HfVocabulary(path, lower_case=case))
     for path, case in ((folder, False), (folder, True), (copy, False))
   ]
   assert len(set(digests)) == 3

@@ -226,11 +226,24 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}}))
   assert not others.intersection(loaded.split())
 
 
-def test_minilm():
+@pytest.fixture
+def minilm():
   try:
-    installed.find("all-MiniLM-L6-v2")
+    return installed.find("all-MiniLM-L6-v2")
   except ModuleNotFoundError as error:
     pytest.skip(str(error))
+
+
+def test_minilm_equals_sentence_transformers(minilm):
+  library = pytest.importorskip("sentence_transformers")
+  texts = [*TEXTS, "Ωmega naïve 東京!", "The stock market fell. " * 100]
+  wanted = library.SentenceTransformer(str(minilm), device="cpu").encode(texts)
+  found = embed("all-MiniLM-L6-v2", texts)
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.usefixtures("minilm")
+def test_minilm():
   texts = [
     "A man is eating food.",
     "Someone eats a meal.",
