@@ -40,24 +40,13 @@ from coda_jax.checkpoints import (
   t5x,
 )
 from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.data import hf_tokenizer
 from coda_jax.nn.config import CodaConfig, Conditional, LoraConfig
 from coda_jax.sentences import sentence_transformers
 
 PROGRAM = "python -m coda_jax.convert"
 TARGETS = (*formats.FORMATS, "adapter")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# The files of tokenizers in Hugging Face folders.
-_TOKENIZER_FILES = (
-  "spiece.model",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.txt",
-  "vocab.json",
-  "merges.txt",
-  "sentencepiece.bpe.model",
-)
 
 
 def convert(
@@ -183,7 +172,7 @@ def _copy_others(source: Any, target: pathlib.Path) -> None:
   """Copies the tokenizer's files, and those of a sentence encoder."""
   if "://" in str(source):
     return
-  for name in (*_TOKENIZER_FILES, *sentence_transformers.files_of(source)):
+  for name in (*hf_tokenizer.FILES, *sentence_transformers.files_of(source)):
     file = pathlib.Path(source) / name
     if file.is_file():
       (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,18 @@ from coda_jax.checkpoints import files
 from coda_jax.data import text_settings
 
 FILE = "tokenizer.json"
+# All that tokenizers in Hugging Face folders may have, of T5 and of BERT.
+FILES = (
+  FILE,
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "spiece.model",
+  "vocab.txt",
+  "vocab.json",
+  "merges.txt",
+  "sentencepiece.bpe.model",
+)
 # Both name the special tokens; the first one that has a name decides.
 _NAMING_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _USUAL = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>")}
