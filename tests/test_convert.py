@@ -7,6 +7,7 @@ import tracemalloc
 import gin
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import coda_jax
 from coda_jax import cli, convert, load_pretrained, testing
@@ -62,6 +63,108 @@ def test_dtype_and_tokenizer(tmp_path):
   np.testing.assert_allclose(
     leaves[path].read().astype(np.float32), expected[path], rtol=2**-8
   )
+
+
+WORDS = "the a cat dog sat on mat".split()
+TEXTS = ["the cat sat on the mat", "", "a dog", "the " * 60]
+
+
+def embed(folder):
+  model, params = load_pretrained(folder)
+  return coda_jax.embed(model, params, TEXTS, folder)
+
+
+def sentence_encoder(folder):
+  """With all the small files that such folders may have."""
+  folder.mkdir()
+  modules = ("Dense", "Normalize")
+  testing.save_sentence_encoder(folder, WORDS, modules=modules)
+  (folder / "2_Dense").mkdir()
+  rng = np.random.default_rng(0)
+  save_file(
+    {
+      "linear.weight": rng.standard_normal((6, 15)).astype(np.float32),
+      "linear.bias": rng.standard_normal(6).astype(np.float32),
+    },
+    folder / "2_Dense/model.safetensors",
+  )
+  for name, fields in {
+    "2_Dense/config.json": {"in_features": 15, "out_features": 6},
+    "sentence_bert_config.json": {"max_seq_length": 8},
+    "config_sentence_transformers.json": {
+      "prompts": {"query": "the "},
+      "default_prompt_name": "query",
+    },
+  }.items():
+    (folder / name).write_text(json.dumps(fields))
+  (folder / "vocab.txt").write_text("\n".join(WORDS))
+
+
+def test_a_sentence_encoder_there_and_back(tmp_path):
+  sentence_encoder(tmp_path / "a")
+  expected = embed(tmp_path / "a")
+  assert expected.shape == (4, 6)
+  convert.convert(tmp_path / "a", tmp_path / "b", "coda_jax")
+  convert.convert(tmp_path / "b", tmp_path / "c", "hf")
+  names = [
+    sorted(str(p.relative_to(tmp_path / x)) for p in (tmp_path / x).rglob("*"))
+    for x in "abc"
+  ]
+  assert names[0] == names[1] == names[2]
+  for folder in "bc":
+    np.testing.assert_array_equal(embed(tmp_path / folder), expected)
+    for name in ("vocab.txt", "sentence_bert_config.json", "modules.json"):
+      found = (tmp_path / folder / name).read_bytes()
+      assert found == (tmp_path / "a" / name).read_bytes()
+
+
+def test_a_transformer_with_a_tokenizer_there_and_back(tmp_path):
+  sentence_encoder(tmp_path / "a")
+  (tmp_path / "a/modules.json").unlink()
+  for name in ("vocab.json", "merges.txt", "sentencepiece.bpe.model"):
+    (tmp_path / "a" / name).write_text(name)
+  with pytest.warns(UserWarning, match="mean of all tokens"):
+    expected = embed(tmp_path / "a")
+  convert.convert(tmp_path / "a", tmp_path / "b", "coda_jax")
+  with pytest.warns(UserWarning, match="mean of all tokens"):
+    np.testing.assert_array_equal(embed(tmp_path / "b"), expected)
+  for name in ("vocab.json", "merges.txt", "sentencepiece.bpe.model"):
+    assert (tmp_path / "b" / name).read_text() == name
+  assert not (tmp_path / "b/1_Pooling").exists()
+
+
+def test_an_adapter_on_a_sentence_encoder_keeps_its_files(tmp_path):
+  sentence_encoder(tmp_path / "a")
+  coda = CodaConfig(bottleneck_dim=4)
+  model, params = load_pretrained(tmp_path / "a", coda=coda)
+  coda_jax.save_adapter(tmp_path / "adapter", model, params)
+  convert.convert(
+    tmp_path / "adapter",
+    tmp_path / "b",
+    "coda_jax",
+    initial_checkpoint_path=tmp_path / "a",
+  )
+  expected = coda_jax.embed(model, params, TEXTS, tmp_path / "a")
+  np.testing.assert_allclose(embed(tmp_path / "b"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("{", "modules.json"),
+    ('[{"path": ""}, {"path": "../other"}]', "leaves the model's folder"),
+    ('[{"path": ""}, {}]', "modules.json lacks 'path'"),
+  ],
+)
+def test_files_of_a_damaged_list_are_not_copied(
+  tmp_path, capsys, content, message
+):
+  sentence_encoder(tmp_path / "a")
+  (tmp_path / "a/modules.json").write_text(content)
+  command = [str(tmp_path / "a"), str(tmp_path / "b"), "--to", "coda_jax"]
+  assert convert.main(command) == 2
+  assert message in capsys.readouterr().err
+  assert not (tmp_path / "b").exists()
 
 
 def test_only_the_backbone_of_a_coda_model_fits_elsewhere(tmp_path, capsys):

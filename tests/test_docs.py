@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from coda_jax.checkpoints import installed
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -18,6 +20,12 @@ def blocks():
 
 @pytest.mark.parametrize("text", list(blocks()))
 def test_python_runs(text, capsys):
+  for name in installed.MODELS:
+    if name in text:
+      try:
+        installed.find(name)
+      except ModuleNotFoundError as error:
+        pytest.skip(str(error))
   exec(compile(text, "documentation", "exec"), {"__name__": "__main__"})
 
 

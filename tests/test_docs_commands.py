@@ -145,6 +145,14 @@ def a_checkpoint_of_t5x(path):
   convert.convert(source, path, "t5x", step=20000)
 
 
+def a_sentence_encoder(path):
+  path.mkdir()
+  testing.save_sentence_encoder(path, ["shares", "fell", "a", "goal"])
+  prompts = {"prompts": {"passage": "a: "}}
+  settings = path / "config_sentence_transformers.json"
+  settings.write_text(json.dumps(prompts))
+
+
 def holding(text):
   return lambda path: path.write_text(text)
 
@@ -180,6 +188,8 @@ MADE = {
   "articles.txt": holding("Shares fell sharply\nA late goal\n"),
   "articles.jsonl": holding('{"body": "Shares fell"}\n{"body": "A goal"}\n'),
   "data/reviews-{split}.csv": reviews,
+  "my-model/": a_sentence_encoder,
+  "texts.txt": holding("Shares fell\n\nA goal\n"),
 }
 
 

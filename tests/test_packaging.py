@@ -21,15 +21,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(coda_jax.__file__).parent
 HEAVY = ("clu", "seqio", "tensorflow", "torch", "transformers")
 PUBLIC = (
+  "Bert",
+  "BertConfig",
   "CodaConfig",
   "CodaLayer",
   "Selection",
   "T5Config",
   "Transformer",
+  "embed",
   "generate",
   "load_adapter",
   "load_bank",
   "load_pretrained",
+  "load_sentences",
   "merge_lora",
   "save_adapter",
   "score",

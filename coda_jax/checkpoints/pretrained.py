@@ -26,9 +26,11 @@ def load_pretrained(
   """Reads a checkpoint, and makes it conditional if asked to.
 
   Args:
-    path: a Hugging Face T5 folder (config.json and safetensors), a checkpoint_N
-      t5x folder, a folder written by coda_jax, or "tiny_dense" or
-      "tiny_coda", which come with the package; told apart by its content.
+    path: a Hugging Face folder (config.json and safetensors) of a T5 or BERT, a
+      checkpoint_N t5x folder, or a folder written by coda_jax, told apart by
+      its content; or the name of a model: "tiny_dense", "tiny_coda" and
+      "tiny_8_layers" come with the package, "all-MiniLM-L6-v2" with the extra
+      `minilm`.
     coda: turns the checkpoint into a CoDA model: adapters and routers that the
       file does not have are initialised, the backbone is the file's. None takes
       the model as it is in the file.
@@ -42,6 +44,7 @@ def load_pretrained(
 
   Raises:
     FileNotFoundError: no such checkpoint.
+    ModuleNotFoundError: the package of the named model is not installed.
     ValueError: another format, or leaves that do not fit, all named.
   """
   config, leaves = formats.read(path)

@@ -1,4 +1,6 @@
-"""seqio tasks, preprocessors and metrics; all but `texts` import tensorflow.
+"""seqio tasks, preprocessors, metrics, vocabularies and tokenizers.
 
-So those are imported by the entry points only, never by `import coda_jax`.
+Most modules import tensorflow, so the entry points import them, and
+`import coda_jax` does not. `hf_tokenizer`, `table_files`, `text_settings` and
+`texts` need neither tensorflow nor seqio.
 """

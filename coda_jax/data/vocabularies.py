@@ -8,7 +8,7 @@ import re
 import seqio
 import tensorflow as tf
 
-from coda_jax.data import hf_vocabulary
+from coda_jax.data import hf_tokenizer, hf_vocabulary
 
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
 DEFAULT_SENTINELS = 100
@@ -120,7 +120,7 @@ def _by_name(vocabulary: str) -> seqio.Vocabulary:
       str(assets / "vocabulary" / f"{vocabulary}.model"),
       extra_ids=DEFAULT_SENTINELS,
     )
-  if os.path.isdir(vocabulary) or vocabulary.endswith(hf_vocabulary.FILE):
+  if os.path.isdir(vocabulary) or vocabulary.endswith(hf_tokenizer.FILE):
     return hf_vocabulary.HfVocabulary(vocabulary)
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(

@@ -54,6 +54,8 @@ def of_model(model: nn.Module, params: params_lib.Params) -> str:
 
 def of_vocabulary(vocabulary: Any) -> str:
   """A text that identifies a seqio vocabulary by its content, not its path."""
-  pieces = hashlib.sha256(getattr(vocabulary, "sp_model", b"")).hexdigest()
+  pieces = getattr(vocabulary, "digest", None)  # of a tokenizer.json
+  if pieces is None:
+    pieces = hashlib.sha256(getattr(vocabulary, "sp_model", b"")).hexdigest()
   mark = getattr(vocabulary, "mark", "")  # for line breaks
   return f"{type(vocabulary).__name__}{mark} {vocabulary.vocab_size} {pieces}"

@@ -1,6 +1,7 @@
 """Texts to vectors, with any encoder of texts."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,11 +10,16 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from coda_jax.checkpoints import formats
-from coda_jax.data.hf_vocabulary import HfVocabulary
+from coda_jax import backbones, token_ids
+from coda_jax.checkpoints import formats, leaves
+from coda_jax.data.hf_tokenizer import HfTokenizer
 from coda_jax.inference import batching
+from coda_jax.nn.config import check_whole
 from coda_jax.sentences import sentence_transformers
 from coda_jax.sentences.sentence_encoder import SentenceEncoder
+
+# Texts that are tokenized and sorted by length together.
+_WINDOW = 8192
 
 
 class Sentences(NamedTuple):
@@ -22,32 +28,42 @@ class Sentences(NamedTuple):
   Attributes:
     encoder: pooling and what follows it.
     params: of the modules after pooling, see `sentence_transformers.read`.
-    vocabulary: the tokenizer.
+    tokenizer: of the transformer.
   """
 
   encoder: SentenceEncoder
   params: Mapping[str, Mapping[str, Any]]
-  vocabulary: HfVocabulary
+  tokenizer: HfTokenizer
 
 
 def load_sentences(path: str | os.PathLike[str]) -> Sentences:
   """Reads the tokenizer and the pooling of a sentence encoder.
 
   Args:
-    path: a sentence-transformers folder, a Hugging Face folder with a
+    path: a sentence-transformers folder, a model folder with a
       `tokenizer.json`, or "all-MiniLM-L6-v2".
 
   Raises:
     FileNotFoundError, ValueError: files that are missing or damaged, or a model
       that is not supported.
-    ModuleNotFoundError: "all-MiniLM-L6-v2" is not installed.
+    ModuleNotFoundError: "all-MiniLM-L6-v2" or `tokenizers` is not installed.
   """
   folder = formats.find_folder(path)
   encoder, params = sentence_transformers.read(folder)
-  vocabulary = HfVocabulary(
+  tokenizer = HfTokenizer(
     os.path.join(folder, encoder.transformer), lower_case=encoder.lower_case
   )
-  return Sentences(encoder, params, vocabulary)
+  return Sentences(encoder, params, tokenizer)
+
+
+def digest(sentences: Sentences) -> str:
+  """A SHA-256 over all that vectors depend on, but the transformer."""
+  parts = (
+    sentences.encoder,
+    leaves.digest(leaves.leaves_of(sentences.params)),
+    sentences.tokenizer.digest,
+  )
+  return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def embed(
@@ -61,11 +77,11 @@ def embed(
   max_length: int | None = None,
   batch_size: int = 32,
   normalise: bool = False,
-  report: Callable[[int], None] = lambda texts: None,
+  report: Callable[[int, int], None] = lambda texts, tokens: None,
 ) -> np.ndarray:
   """The vectors of texts.
 
-  A vector does not depend on the other texts, nor on the batches: they are
+  A vector does not depend on the other texts, nor on the batches: texts are
   sorted by length, and padded to few lengths.
 
   Args:
@@ -80,7 +96,8 @@ def embed(
       are cut. None takes the model's.
     batch_size: texts a batch.
     normalise: scale vectors to length 1, whether or not the model does.
-    report: is called after each batch with the number of its texts.
+    report: is called after each batch with the number of its texts, and that
+      of their tokens.
 
   Returns:
     float32 [texts, dim], in the order of the texts.
@@ -88,29 +105,61 @@ def embed(
   Raises:
     ValueError: arguments that do not fit the model.
   """
-  if not isinstance(sentences, Sentences):
-    sentences = load_sentences(sentences)
   if isinstance(texts, str):
     raise ValueError(f"texts={texts!r} is one text; expected a list, [text]")
-  encoder, vocabulary = sentences.encoder, sentences.vocabulary
+  check_whole("batch_size", batch_size, 1)
+  if not isinstance(sentences, Sentences):
+    sentences = load_sentences(sentences)
+  encoder, tokenizer = sentences.encoder, sentences.tokenizer
+  names = _inputs(model, tokenizer)
   limit = _limit(model, encoder, max_length)
   chosen = encoder.prompt(prompt, name=prompt_name)
-  tokens = vocabulary.encode_batch(texts, max_length=limit, prompt=chosen)
-  left_out = vocabulary.prompt_length(chosen, max_length=limit)
+  left_out = tokenizer.prompt_length(chosen, max_length=limit)
+  # A program for few texts need not have rows for many.
+  batch_size = min(batch_size, 1 << max(len(texts) - 1, 0).bit_length())
   vectors = np.zeros((len(texts), encoder.dim), np.float32)
-  lengths = tokens.mask.sum(axis=1).tolist()
-  buckets = batching.bucket_lengths(max([limit or 1, *lengths]))
-  for batch in batching.plan(lengths, batch_size, buckets):
-    rows = [
-      _rows(x, batch, batch_size, fill)
-      for x, fill in zip(tokens, (vocabulary.pad_id, 0, False), strict=True)
-    ]
-    some = _encode(
-      model, params, encoder, sentences.params, left_out, normalise, *rows
-    )
-    vectors[batch.places] = np.asarray(some)[: len(batch.places)]
-    report(len(batch.places))
+  for start in range(0, len(texts), max(_WINDOW, batch_size)):
+    window = texts[start : start + max(_WINDOW, batch_size)]
+    tokens = tokenizer.encode_batch(window, max_length=limit, prompt=chosen)
+    token_ids.check("texts", tokens.input_ids, model.config.vocab_size)
+    lengths = tokens.mask.sum(axis=1).tolist()
+    buckets = batching.bucket_lengths(max([limit or 1, *lengths]))
+    for batch in batching.plan(lengths, batch_size, buckets):
+      rows = [
+        _rows(x, batch, batch_size, fill)
+        for x, fill in zip(tokens, (tokenizer.pad_id, 0, False), strict=True)
+      ]
+      inputs = dict(zip(_NAMES, rows, strict=True))
+      some = _encode(
+        model,
+        params,
+        encoder,
+        sentences.params,
+        left_out,
+        normalise,
+        {name: inputs[name] for name in names},
+        inputs["encoder_mask"],
+      )
+      places = [start + place for place in batch.places]
+      vectors[places] = np.asarray(some)[: len(places)]
+      report(len(places), sum(lengths[place] for place in batch.places))
   return vectors
+
+
+# The arrays of a batch, by the names that the families of models give them.
+_NAMES = ("encoder_input_tokens", "encoder_token_types", "encoder_mask")
+
+
+def _inputs(model: nn.Module, tokenizer: HfTokenizer) -> tuple[str, ...]:
+  """The inputs that the model's encoder takes, by name."""
+  family = backbones.of(model.config)
+  names = family.encoder_inputs
+  if "encoder_mask" not in names and tokenizer.pad_id != 0:
+    raise ValueError(
+      f"{tokenizer.path} pads with {tokenizer.pad_id}, but {family.title} "
+      "takes 0 for padding; use the tokenizer that the model was made with"
+    )
+  return names
 
 
 def _limit(
@@ -121,6 +170,7 @@ def _limit(
   if asked is None:
     limits = [n for n in (positions, encoder.max_length) if n is not None]
     return min(limits, default=None)
+  check_whole("max_length", asked, 1)
   if positions is not None and asked > positions:
     raise ValueError(
       f"max_length={asked}; the model has positions for {positions} tokens"
@@ -146,17 +196,11 @@ def _encode(
   module_params: Any,
   prompt_length: int,
   normalise: bool,
-  tokens: jax.Array,
-  token_types: jax.Array,
+  inputs: Mapping[str, jax.Array],
   mask: jax.Array,
 ) -> jax.Array:
   hidden = model.apply(
-    {"params": params},
-    tokens,
-    token_types,
-    mask,
-    enable_dropout=False,
-    method="encode",
+    {"params": params}, **inputs, enable_dropout=False, method="encode"
   )
   return encoder.apply(
     module_params,

@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from coda_jax.checkpoints import files, tensors
-from coda_jax.checkpoints.leaves import Leaf
+from coda_jax import backbones
+from coda_jax.checkpoints import files
 from coda_jax.data import text_settings
-from coda_jax.sentences import pooling
+from coda_jax.sentences import module_files, pooling
 from coda_jax.sentences.sentence_encoder import (
-  ACTIVATIONS,
-  Dense,
-  LayerNorm,
   Normalize,
   Pooling,
   SentenceEncoder,
@@ -28,8 +25,6 @@ from coda_jax.sentences.sentence_encoder import (
 
 MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"
-_WEIGHTS_FILE = "model.safetensors"
-_PICKLE_FILE = "pytorch_model.bin"
 _PACKAGE = "sentence_transformers"
 
 # Flags of older pooling configurations, in the order of `pooling.MODES`.
@@ -74,9 +69,7 @@ def read(
       "sentence-transformers",
       stacklevel=2,
     )
-    with files.naming(folder / "config.json"):
-      fields = files.read_json(folder / "config.json")
-      pool = Pooling(text_settings.positive(fields, "hidden_size"))
+    pool = Pooling(_plain_width(folder / "config.json"))
     transformer, modules, params = "", (), {}
   else:
     transformer = _read_transformer(folder, entries)
@@ -93,6 +86,38 @@ def read(
     **_read_model_settings(folder),
   )
   return encoder, params
+
+
+def files_of(folder: str | os.PathLike[str]) -> list[str]:
+  """The files that `read` needs besides the transformer's.
+
+  Modules that `read` does not support count too.
+
+  Args:
+    folder: any model's folder, which may have none of them.
+
+  Returns:
+    Paths of files that are there, inside the folder.
+
+  Raises:
+    ValueError: `modules.json` is damaged, or names a file outside the folder.
+  """
+  folder = pathlib.Path(folder)
+  source = folder / MODULES_FILE
+  paths = []
+  if source.exists():
+    with files.naming(source):
+      entries = json.loads(source.read_text())
+      paths = [_inside(entry["path"]) for entry in entries]
+  names = [MODULES_FILE, MODEL_FILE, *text_settings.FILES]
+  # The first module is the transformer; those of "" have no files of their own.
+  names += [
+    f"{path}/{name}"
+    for path in paths[1:]
+    if path
+    for name in ("config.json", module_files.WEIGHTS_FILE)
+  ]
+  return [name for name in names if (folder / name).is_file()]
 
 
 def _read_entries(folder: pathlib.Path) -> list[tuple[str, str, str]] | None:
@@ -166,13 +191,15 @@ def _read_modules(
     elif kind == "Normalize":
       # Git keeps no empty folder, so that this one is often lost.
       config = place / "config.json"
-      _check_names(config, files.read_json(config) if config.exists() else {})
+      module_files.check_names(
+        config, files.read_json(config) if config.exists() else {}
+      )
       modules.append(Normalize(width))
     elif kind == "Dense":
-      module, params[name] = _read_dense(place, name, width)
+      module, params[name] = module_files.read_dense(place, name, width)
       modules.append(module)
     elif kind == "LayerNorm":
-      module, params[name] = _read_layer_norm(place, name, width)
+      module, params[name] = module_files.read_layer_norm(place, name, width)
       modules.append(module)
     else:
       raise ValueError(
@@ -219,102 +246,15 @@ def _modes(fields: Mapping[str, Any]) -> tuple[str, ...]:
   return modes
 
 
-def _read_dense(
-  place: pathlib.Path, name: str, width: int
-) -> tuple[Dense, dict[str, np.ndarray]]:
-  source = place / "config.json"
-  fields = files.read_json(source)
-  _check_names(source, fields)
-  with files.naming(source):
-    module = Dense(
-      name,
-      text_settings.positive(fields, "in_features"),
-      text_settings.positive(fields, "out_features"),
-      _activation(fields.get("activation_function", "torch.nn.Tanh")),
-      bool(fields.get("use_residual", False)),
-    )
-    if module.in_dim != width:
-      raise ValueError(
-        f"in_features is {module.in_dim}, but the module before it gives "
-        f"{width}"
-      )
-    shape = module.out_dim, module.in_dim
-    shapes = {"linear.weight": shape}
-    if fields.get("bias", True):
-      shapes["linear.bias"] = (module.out_dim,)
-    if module.residual and module.in_dim != module.out_dim:
-      shapes["residual.weight"] = shape
-  arrays = _read_weights(place, shapes)
-  params = {"kernel": arrays["linear.weight"].T}
-  if "linear.bias" in arrays:
-    params["bias"] = arrays["linear.bias"]
-  if "residual.weight" in arrays:
-    params["residual_kernel"] = arrays["residual.weight"].T
-  return module, params
-
-
-def _activation(path: Any) -> str:
-  package, _, name = str(path).rpartition(".")
-  if package.partition(".")[0] != "torch" or name not in ACTIVATIONS:
-    raise ValueError(
-      f"activation_function is {path!r}; only torch's "
-      f"{', '.join(ACTIVATIONS)} are supported"
-    )
-  return name
-
-
-def _read_layer_norm(
-  place: pathlib.Path, name: str, width: int
-) -> tuple[LayerNorm, dict[str, np.ndarray]]:
-  source = place / "config.json"
+def _plain_width(source: pathlib.Path) -> int:
+  """The width that a model's `config.json` has, Hugging Face's or ours."""
   fields = files.read_json(source)
   with files.naming(source):
-    if fields["dimension"] != width:
-      raise ValueError(
-        f"dimension is {fields['dimension']}, but the module before it gives "
-        f"{width}"
-      )
-  shapes = {"norm.weight": (width,), "norm.bias": (width,)}
-  arrays = _read_weights(place, shapes)
-  params = {"scale": arrays["norm.weight"], "bias": arrays["norm.bias"]}
-  return LayerNorm(name, width), params
-
-
-def _read_weights(
-  place: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
-  """The arrays of a module, float32, if they are those expected."""
-  path, pickle = place / _WEIGHTS_FILE, place / _PICKLE_FILE
-  if not path.exists() and pickle.exists():
-    raise FileNotFoundError(
-      f"{place} has no {_WEIGHTS_FILE}, only {_PICKLE_FILE}, which is a pickle "
-      "and never opened here. Where you trust the file, turn it into "
-      "safetensors with\n"
-      '  python -c "import torch; from safetensors.torch import save_file; '
-      f"save_file(torch.load('{pickle}', weights_only=True), '{path}')\""
-    )
-  leaves = tensors.read(path)
-  found = {name: leaf.shape for name, leaf in leaves.items()}
-  if found != dict(shapes):
-    raise ValueError(
-      f"{path} holds {found}; its config.json asks for {dict(shapes)}; get "
-      "the module again"
-    )
-  return {name: _float32(leaf) for name, leaf in leaves.items()}
-
-
-def _float32(leaf: Leaf) -> np.ndarray:
-  return leaf.read().astype(np.float32)
-
-
-def _check_names(source: pathlib.Path, fields: Mapping[str, Any]) -> None:
-  """Refuses a module that is applied to something but the embeddings."""
-  for key in ("module_input_name", "module_output_name"):
-    if fields.get(key) not in (None, "sentence_embedding"):
-      raise ValueError(
-        f"{source}: {key} is {fields[key]!r}; only 'sentence_embedding' is "
-        "supported"
-      )
+    for family in backbones.names():
+      if "format" in fields and family in fields:
+        return text_settings.positive(fields[family], "emb_dim")
+    name = "d_model" if "d_model" in fields else "hidden_size"
+    return text_settings.positive(fields, name)
 
 
 def _check_width(folder: pathlib.Path, pool: Pooling) -> None:

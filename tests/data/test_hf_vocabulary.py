@@ -379,5 +379,5 @@ def test_equals_transformers(tmp_path):
 def test_without_tokenizers(tmp_path, monkeypatch):
   path = save(bert(), tmp_path)
   monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-  with pytest.raises(ImportError, match="coda_jax.train."):
+  with pytest.raises(ModuleNotFoundError, match="coda_jax.sentences."):
     hf_vocabulary.HfVocabulary(path)

@@ -1,0 +1,287 @@
+"""Tokenizers of Hugging Face's `tokenizer.json`, without seqio."""
+
+import copy
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from coda_jax.checkpoints import files
+from coda_jax.data import text_settings
+
+FILE = "tokenizer.json"
+# All that tokenizers in Hugging Face folders may have, of T5 and of BERT.
+FILES = (
+  FILE,
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "spiece.model",
+  "vocab.txt",
+  "vocab.json",
+  "merges.txt",
+  "sentencepiece.bpe.model",
+)
+# Both name the special tokens; the first one that has a name decides.
+_NAMING_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+_USUAL = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>")}
+
+
+class Batch(NamedTuple):
+  """Texts as an encoder takes them, padded on the right to the longest.
+
+  Attributes:
+    input_ids: int32 [batch, length], the tokenizer's pad id in the padding.
+    token_types: int32 [batch, length], 0 in the padding.
+    mask: bool [batch, length], False in the padding.
+  """
+
+  input_ids: np.ndarray
+  token_types: np.ndarray
+  mask: np.ndarray
+
+
+class HfTokenizer:
+  """A tokenizer that the `tokenizers` library reads from a `tokenizer.json`.
+
+  `encode` adds no special token, and `decode` leaves them out of texts.
+  `encode_batch` adds the special tokens of the file, to single texts and to
+  pairs.
+
+  The file may also hold a length that texts are padded or cut to. Neither is
+  used here.
+
+  Attributes:
+    path: the `tokenizer.json`.
+    lower_case: whether texts are put in lower case before the tokenizer has
+      them. Special tokens that a text contains, such as [MASK], stay as they
+      are, and so does the tokenizer.
+    digest: SHA-256 of the file, which tells tokenizers apart by content.
+    vocab_size: 1 + the largest id.
+    pad_id: of the padding.
+    unk_id: of what the file has no token for; None without one.
+    bos_id: the special token before a text, such as [CLS]; None without one.
+    eos_id: the special token after a text, such as [SEP]; None without one.
+  """
+
+  def __init__(
+    self, path: str | os.PathLike[str], *, lower_case: bool | None = None
+  ):
+    """Reads the file.
+
+    Args:
+      path: a `tokenizer.json`, or a folder that has one.
+      lower_case: see above; None is what the sentence-transformers
+        configuration in the same folder says (`do_lower_case`), or else False.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ModuleNotFoundError: the `tokenizers` library is missing.
+      ValueError: the file can't be read, or has no padding token.
+    """
+    self.path = _file(pathlib.Path(path))
+    if lower_case is None:
+      lower_case = text_settings.read(self.path.parent).lower_case
+    self.lower_case = lower_case
+    content = self.path.read_bytes()
+    self.digest = hashlib.sha256(content).hexdigest()
+    self._tokenizer = _read(self.path, content)
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    # {max_length: a copy that cuts}. Other threads may use the tokenizer at
+    # the same time, so it never changes.
+    self._cutting: dict[int, Any] = {}
+    kept = [
+      token.content
+      for token in self._tokenizer.get_added_tokens_decoder().values()
+      if not token.normalized
+    ]
+    kept.sort(key=len, reverse=True)
+    self._kept = "|".join(map(re.escape, kept))
+    pad_id = self._special_id("pad_token")
+    if pad_id is None:
+      raise ValueError(
+        f"{self.path}: no padding token; expected [PAD] or <pad> in it, or the "
+        f"name of its pad_token in {' or '.join(_NAMING_FILES)} next to it"
+      )
+    self.pad_id: int = pad_id
+    self.unk_id = self._special_id("unk_token")
+    self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
+    text = self._tokenizer.encode("a")
+    is_special = text.special_tokens_mask or [False]
+    self.bos_id = text.ids[0] if is_special[0] else None
+    self.eos_id = text.ids[-1] if is_special[-1] else None
+
+  def __eq__(self, other: Any) -> bool:
+    return (
+      isinstance(other, HfTokenizer)
+      and self.digest == other.digest
+      and self.lower_case == other.lower_case
+    )
+
+  def __hash__(self) -> int:
+    return hash((self.digest, self.lower_case))
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of a text, without special tokens."""
+    ids = self._tokenizer.encode(self._lower(text), add_special_tokens=False)
+    return ids.ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of ids; special tokens are left out."""
+    ids = [int(i) for i in ids]
+    return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+  def encode_batch(
+    self,
+    texts: Sequence[str | tuple[str, str]],
+    *,
+    max_length: int | None = None,
+    prompt: str = "",
+  ) -> Batch:
+    """Encodes texts or pairs of texts with the file's special tokens.
+
+    Args:
+      texts: texts, pairs of them, or both.
+      max_length: tokens that a row may have, special tokens and prompt
+        included; None for no limit. Longer rows lose tokens at the end of the
+        text, in a pair of the longer one, and keep all special tokens.
+      prompt: is put before each text, in a pair before the first one; used as
+        it is, so that a space at its end counts.
+
+    Returns:
+      The batch, in the order of `texts`; for no text, it has no row and a
+      length of at least 1.
+
+    Raises:
+      ValueError: `texts` is not a list of texts and pairs, or `max_length` is
+        too short for the special tokens.
+    """
+    if isinstance(texts, str):
+      raise ValueError(
+        f"texts={texts!r} is one text; expected a list of texts, [text]"
+      )
+    inputs = [self._prepared(text, prompt) for text in texts]
+    is_pair = any(isinstance(item, tuple) for item in inputs)
+    special = self._tokenizer.num_special_tokens_to_add(is_pair)
+    tokenizer = self._tokenizer
+    if max_length is not None:
+      if max_length < max(special, 1):
+        raise ValueError(
+          f"max_length={max_length} has no place for the {special} special "
+          f"tokens of {self.path}; expected a larger length"
+        )
+      tokenizer = self._that_cuts(max_length)
+    rows = tokenizer.encode_batch(inputs)
+    length = max((len(row.ids) for row in rows), default=special)
+    shape = len(rows), max(length, 1)
+    batch = Batch(
+      np.full(shape, self.pad_id, np.int32),
+      np.zeros(shape, np.int32),
+      np.zeros(shape, np.bool_),
+    )
+    for i, row in enumerate(rows):
+      n = len(row.ids)
+      batch.input_ids[i, :n] = row.ids
+      batch.token_types[i, :n] = row.type_ids
+      batch.mask[i, :n] = True
+    return batch
+
+  def prompt_length(self, prompt: str, *, max_length: int | None = None) -> int:
+    """The number of tokens that pooling leaves out with a prompt.
+
+    As sentence-transformers counts: the tokens of the prompt alone, with the
+    special tokens before it and without the one after it. A tokenizer that
+    merges the space at the end of a prompt with the next word counts it here.
+
+    Args:
+      prompt: the one that `encode_batch` has; "" counts as 0.
+      max_length: the one that `encode_batch` has.
+    """
+    if not prompt:
+      return 0
+    batch = self.encode_batch([prompt], max_length=max_length)
+    return batch.input_ids.shape[1] - (self.eos_id is not None)
+
+  def _prepared(self, item: Any, prompt: str) -> str | tuple[str, str]:
+    """A text or a pair as the tokenizer gets it."""
+    if isinstance(item, str):
+      return self._lower(prompt + item)
+    if (
+      isinstance(item, tuple | list)
+      and len(item) == 2
+      and all(isinstance(text, str) for text in item)
+    ):
+      return self._lower(prompt + item[0]), self._lower(item[1])
+    raise ValueError(
+      f"texts contains {item!r}; expected a text, or a pair of two texts"
+    )
+
+  def _lower(self, text: str) -> str:
+    if not self.lower_case:
+      return text
+    if not self._kept:
+      return text.lower()
+    parts = re.split(f"({self._kept})", text)
+    parts[::2] = (part.lower() for part in parts[::2])
+    return "".join(parts)
+
+  def _that_cuts(self, max_length: int) -> Any:
+    if max_length not in self._cutting:
+      tokenizer = copy.deepcopy(self._tokenizer)
+      tokenizer.enable_truncation(max_length)
+      self._cutting[max_length] = tokenizer
+    return self._cutting[max_length]
+
+  def _special_id(self, kind: str) -> int | None:
+    """The id of pad_token or unk_token; None if the file has none."""
+    for name in _NAMING_FILES:
+      path = self.path.with_name(name)
+      token = files.read_json(path).get(kind) if path.exists() else None
+      if isinstance(token, dict):
+        token = token.get("content")
+      if token is not None:
+        with files.naming(f"{path}: {kind}"):
+          found = self._tokenizer.token_to_id(token)
+        if found is not None:
+          return found
+    for token in _USUAL[kind]:
+      if (found := self._tokenizer.token_to_id(token)) is not None:
+        return found
+    return None
+
+
+def _file(path: pathlib.Path) -> pathlib.Path:
+  file = path / FILE if path.is_dir() else path
+  if file.is_file():
+    return file
+  message = f"{file} does not exist"
+  if any((file.parent / name).exists() for name in _NAMING_FILES):
+    message += (
+      "; make it with transformers\n"
+      '  python -c "from transformers import AutoTokenizer as T; '
+      f"T.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\""
+    )
+  raise FileNotFoundError(message)
+
+
+def _read(path: pathlib.Path, content: bytes) -> Any:
+  try:
+    import tokenizers
+  except ImportError as error:
+    raise ModuleNotFoundError(
+      f"{path} needs tokenizers: pip install 'coda_jax[sentences]'",
+      name="tokenizers",
+    ) from error
+  try:
+    return tokenizers.Tokenizer.from_buffer(content)
+  # The library has no error class of its own.
+  except Exception as error:
+    raise ValueError(
+      f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} "
+      f"reads ({error}); get the file again, or a newer tokenizers"
+    ) from error
