@@ -46,7 +46,8 @@ def test_another_configuration():
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
   """The module of the page, as a family of the package."""
-  (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+  blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+  (code,) = (block for block in blocks if "BACKBONE" in block)
   assert len(code.splitlines()) < 150
   (tmp_path / "toy_backbone.py").write_text(code)
   monkeypatch.syspath_prepend(tmp_path)

@@ -175,7 +175,7 @@ def methods_on_tpus(data):
 TABLES = {
   ("model_card.md", "tiny_8_layers.json"): pretraining,
   ("README.md", "benchmark_base.json"): base_in_short,
-  ("README.md", "benchmark_base_train.json"): training_step,
+  ("performance.md", "benchmark_base_train.json"): training_step,
   (
     "performance.md",
     "benchmark_base.json",
