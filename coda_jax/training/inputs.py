@@ -205,14 +205,18 @@ def uncut_examples(
   """
   import seqio
 
+  from coda_jax.data import encoding
+
   _only_read()
   task = seqio.TaskRegistry.get(name)
-  # These two are where seqio cuts: here, and after all preprocessors.
+  # These are where seqio cuts: here, and after all preprocessors.
+  instead = {
+    seqio.preprocessors.append_eos_after_trim: seqio.preprocessors.append_eos,
+    encoding.encode: encoding.encode_uncut,
+  }
   whole = task.replace(
     preprocessors=[
-      seqio.preprocessors.append_eos
-      if step is seqio.preprocessors.append_eos_after_trim
-      else step
+      next((new for old, new in instead.items() if step is old), step)
       for step in task.preprocessors
     ]
   )

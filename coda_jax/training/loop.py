@@ -180,7 +180,11 @@ def train(
     vocab_size=model.config.vocab_size,
   )
   look_at_data = functools.partial(
-    coverage.report, mixture_or_task_name, "train", task_feature_lengths
+    coverage.report,
+    mixture_or_task_name,
+    "train",
+    task_feature_lengths,
+    objective.token_features,
   )
   table = model_table(
     model.config, task_feature_lengths, current.trained, frozen
@@ -255,6 +259,8 @@ def train(
           params_lib.merge(current.trained, frozen), texts=_SHOWN_EXAMPLES
         )
       logger.say(f"step {step}  {eval_split}: {format_scalars(results)}")
+      for line in evaluation.remarks:
+        logger.say(line)
       if best and best.update(
         step, results, functools.partial(save, current.trained)
       ):

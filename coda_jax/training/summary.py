@@ -34,10 +34,11 @@ def model_table(
   decoder = analysis.decoder_flops(
     config, lengths["inputs"], lengths["targets"]
   )
+  rest = "head" if config.head_fields else "decoder"
   return (
     format_table([("parameters", "trained", "frozen"), *rows])
     + f"\ntrained share: {a / (a + b):.2%}"
-    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, decoder "
+    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, {rest} "
     + f"{decoder / 1e9:.3g}"
   )
 
