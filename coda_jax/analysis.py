@@ -181,22 +181,24 @@ def paired_medians(
 
 
 def encoder_call(
-  model: nn.Module, params: Any, tokens: jax.Array
+  model: nn.Module, params: Any, batch: Mapping[str, jax.Array]
 ) -> Callable[[], jax.Array]:
-  """A call of the compiled encoder: int32 [batch, length] tokens, bound."""
+  """A call of the compiled encoder, bound to its arguments in a batch."""
+  names = backbones.of(model.config).encoder_inputs
+  inputs = {name: batch[name] for name in names if name in batch}
 
   @jax.jit
-  def encode(params, tokens):
+  def encode(params, inputs):
     return model.apply(
-      {"params": params}, tokens, enable_dropout=False, method="encode"
+      {"params": params}, **inputs, enable_dropout=False, method="encode"
     )
 
-  return lambda: encode(params, tokens)
+  return lambda: encode(params, inputs)
 
 
 def inference_costs(
   models: Mapping[Any, tuple[nn.Module, Any]],
-  tokens: jax.Array,
+  batch: Mapping[str, jax.Array],
   *,
   max_length: int,
   repeats: int,
@@ -210,7 +212,8 @@ def inference_costs(
   Args:
     models: {label: (model, params)}; the first is what others are compared
       with.
-    tokens: int32 [batch, length].
+    batch: the arguments of their encoders, by name; `encoder_input_tokens` is
+      int32 [batch, length].
     max_length: most tokens to generate.
     repeats: how often each is timed; the median counts.
     objective: what the models are used for.
@@ -222,7 +225,7 @@ def inference_costs(
   """
   encoder_ms = paired_medians(
     {
-      label: encoder_call(model, params, tokens)
+      label: encoder_call(model, params, batch)
       for label, (model, params) in models.items()
     },
     repeats,
@@ -232,7 +235,7 @@ def inference_costs(
       label: lambda model=model, params=params: objective.predict(
         model,
         params,
-        {"encoder_input_tokens": tokens},
+        batch,
         max_length=max_length,
       )
       for label, (model, params) in models.items()
@@ -240,9 +243,10 @@ def inference_costs(
     repeats,
   )
   base = next(iter(models))
+  length = batch["encoder_input_tokens"].shape[1]
   return {
     label: {
-      "encoder_flops": encoder_flops(model.config, tokens.shape[1]),
+      "encoder_flops": encoder_flops(model.config, length),
       "encoder_ms": encoder_ms[label],
       "inference_ms": inference_ms[label],
       "encoder_speedup": encoder_ms[base] / encoder_ms[label],

@@ -107,8 +107,11 @@ def _is_pattern(value: Any) -> bool:
 
 
 def _are_lengths(value: Any) -> bool:
-  return isinstance(value, Mapping) and all(
-    _COUNT.fits(value.get(name)) for name in ("inputs", "targets")
+  return (
+    isinstance(value, Mapping)
+    and "inputs" in value
+    and value.keys() <= {"inputs", "targets"}
+    and all(map(_COUNT.fits, value.values()))
   )
 
 
@@ -191,7 +194,9 @@ _KINDS = {
   "target_template": _optional(_TEXT),
   "skip_bad_rows": _FLAG,
   "task_feature_lengths": Kind(
-    "{'inputs': n, 'targets': m}, each a positive whole number", _are_lengths
+    "{'inputs': n, 'targets': m}, each a positive whole number; the first "
+    "alone where a task has no targets",
+    _are_lengths,
   ),
   "batch_size": _COUNT,
   "eval_batch_size": _optional(_COUNT),

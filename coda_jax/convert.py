@@ -75,7 +75,7 @@ def convert(
     dtype: "float32" or "bfloat16"; None keeps the source's, float16 excepted,
       which becomes float32. An adapter is float32 always.
     shard_bytes: for hf, the largest size of a file of weights.
-    backbone: leave adapters and routers out.
+    backbone: leave adapters, routers and a head out.
     coda: describes the adapters and routers of a t5x checkpoint; other formats
       have their own description.
     initial_checkpoint_path: the pretrained model of an adapter.
@@ -103,9 +103,13 @@ def convert(
       )
     config = dataclasses.replace(config, coda=coda)
   if backbone:
-    config = dataclasses.replace(config, coda=None)
+    config = dataclasses.replace(config, coda=None, **config.without_head())
     found = {p: x for p, x in found.items() if not params_lib.is_added(p)}
-  elif config.coda is None and any(map(params_lib.is_added, found)):
+  elif (
+    config.coda is None
+    and not config.head_fields
+    and any(map(params_lib.is_added, found))
+  ):
     raise ValueError(
       f"{source} has adapters or routers, which a t5x checkpoint does not "
       "describe; add --coda with the fields that differ from CodaConfig's "
@@ -137,7 +141,7 @@ def convert(
     elif to == "t5x":
       t5x.write(folder, written, layout=layout, step=step)
     elif to == "adapter":
-      adapter.write(folder, config.coda, whole)
+      adapter.write(folder, config, whole)
     else:
       model_folder.write(folder, config, written)
     if to in ("hf", "coda_jax"):

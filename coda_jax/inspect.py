@@ -76,7 +76,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
       str(path),
       "adapter",
       coda.method,
-      model_folder.coda_to_dict(coda),
+      {**model_folder.coda_to_dict(coda), **fields.get("head", {})},
       leaves,
       fields["backbone"],
     )

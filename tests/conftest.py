@@ -111,6 +111,56 @@ def prepare(tmp_path, monkeypatch):
   return store
 
 
+@pytest.fixture
+def bert_folder(tmp_path):
+  """Makes Hugging Face folders of tiny random BERTs, tokenizer included."""
+  import tokenizers
+
+  from coda_jax import backbones, testing
+  from coda_jax.checkpoints import hf
+  from coda_jax.checkpoints.leaves import leaves_of
+
+  words = [f"w{i}" for i in range(20)]
+  special = {
+    "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+    "roberta": ["<s>", "<pad>", "</s>", "<unk>"],
+  }
+
+  def make(name="bert", family="bert", **overrides):
+    pad, unk, start, end = (0, 1, 2, 3) if family == "bert" else (1, 3, 0, 2)
+    tokens = special[family] + words
+    tokenizer = tokenizers.Tokenizer(
+      tokenizers.models.WordLevel(
+        {token: i for i, token in enumerate(tokens)}, unk_token=tokens[unk]
+      )
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special[family])
+    first, last = tokens[start], tokens[end]
+    kind = 1 if family == "bert" else 0
+    middle = last if family == "bert" else f"{last} {last}"
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+      single=f"{first} $A {last}",
+      pair=f"{first} $A {middle} $B:{kind} {last}:{kind}",
+      special_tokens=[(first, start), (last, end)],
+    )
+    folder = tmp_path / name
+    config = testing.tiny_bert_config(
+      family=family,
+      vocab_size=len(tokens),
+      pad_id=pad,
+      max_length=16,
+      num_token_types=kind + 1,
+      **overrides,
+    )
+    params = testing.random_params(backbones.build(config))
+    hf.write(folder, config, leaves_of(params))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+  return make
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forgetful():
   """Drops compiled programs after a file's tests: each holds about 2 MB."""

@@ -199,7 +199,7 @@ def test_inference_costs_compare_with_the_first(monkeypatch):
   monkeypatch.setattr(analysis, "paired_medians", paired_medians)
   costs = analysis.inference_costs(
     models,
-    tokens,
+    {"encoder_input_tokens": tokens},
     max_length=3,
     repeats=4,
     objective=Seq2Seq(generate={"eos_id": -1}),

@@ -16,7 +16,8 @@ import pytest
 
 from coda_jax import convert, testing
 from coda_jax.benchmarking import shapes, timing, torch_peers
-from coda_jax.checkpoints import formats, model_folder
+from coda_jax.checkpoints import adapter as adapter_files
+from coda_jax.checkpoints import assemble, formats, model_folder, pretrained
 from coda_jax.compiling import estimate, topologies
 from coda_jax.data import bbc
 from coda_jax.nn.config import CodaConfig
@@ -163,6 +164,19 @@ def reviews(path):
     path.with_name(f"reviews-{split}.csv").write_text(f"text,label\n{rows}")
 
 
+def a_classifiers_adapter(path):
+  model = pretrained.model_of(
+    "bert_base",
+    coda=CodaConfig(),
+    head="classification",
+    labels=("bad", "good"),
+  )
+  _, leaves = formats.read("bert_base")
+  key = jax.random.key(0)
+  params = assemble.from_leaves(model, leaves, key, "bert_base")
+  adapter_files.save_adapter(path, model, params)
+
+
 def pretraining_data(folder):
   """What the experiments' gin files name."""
   text = "the quick brown fox jumps over the lazy dog and runs away again\n"
@@ -190,6 +204,7 @@ MADE = {
   "data/reviews-{split}.csv": reviews,
   "my-model/": a_sentence_encoder,
   "texts.txt": holding("Shares fell\n\nA goal\n"),
+  "runs/reviews_bert/adapter": a_classifiers_adapter,
 }
 
 
@@ -355,6 +370,8 @@ def test_commands_run(words, tmp_path, monkeypatch, request):
     pretraining_data(folder)
   if "runs/topic/adapter" in line:
     shutil.copytree(trained, "runs/topic/adapter")
+  if "bert_base" in line:
+    request.getfixturevalue("bert_folder")("empty/bert_base")
   for name, make in MADE.items():
     if any(word.split("=")[-1] == name for word in words):
       path = folder / name

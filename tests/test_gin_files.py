@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from coda_jax import cli, initialise, params
+from coda_jax.checkpoints import formats
 from coda_jax.inference import evaluate, predict, sources
 from coda_jax.objectives.classify import Classify
 from coda_jax.objectives.seq2seq import Seq2Seq
@@ -123,7 +124,7 @@ def names(folder):
 
 
 def test_every_file_of_the_axes_is_built_here():
-  assert names("models/") == {model for model, _ in SIZES}
+  assert names("models/") == {"bert", *(model for model, _ in SIZES)}
   assert names("sizes/") == {size for _, size in SIZES}
   assert names("methods/") == set(METHODS)
   assert names("runs/") == {*RUNS, "train", "eval", "infer"}
@@ -185,6 +186,41 @@ def test_methods(method):
     # The backbone, without its norms: 2 in a layer, 3 in a decoder's.
     assert params.count(frozen) == 76_961_152 - 512 * (8 * 5 + 2)
     assert params.count(trained) < 0.05 * params.count(frozen)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bert_is_as_large_as_its_checkpoint(method, bert_folder):
+  folder = str(bert_folder(family="roberta"))
+  files = (
+    "models/bert",
+    f"methods/{method}",
+    "schedules/adapter",
+    "runs/finetune",
+    "objectives/classify",
+  )
+  macros = {
+    "MODEL_DIR": "x",
+    "MIXTURE_OR_TASK_NAME": "x",
+    "TASK_FEATURE_LENGTHS": {"inputs": 12, "targets": 8},
+    "INITIAL_CHECKPOINT_PATH": folder,
+    "LABELS": ("a", "b", "c"),
+    "DROPOUT_RATE": 0.25,
+  }
+  bound = parse(*files, **macros)
+  config = bound["model"].config
+  saved, _ = formats.read(folder)
+  same = ("family", "vocab_size", "emb_dim", "num_encoder_layers", "pad_id")
+  assert all(getattr(config, x) == getattr(saved, x) for x in same)
+  assert config.labels == ("a", "b", "c") and config.head == "classification"
+  assert config.dropout_rate == config.attention_dropout_rate == 0.25
+  assert config.dtype == jnp.bfloat16
+  assert config.is_routed == (method in ("coda", "coda_lora"))
+  assert config.lora is None or config.lora.targets == ("query", "value")
+  tree = initialise.abstract_params(bound["model"])
+  trained, _ = params.split(tree, bound["trained_patterns"])
+  assert "encoder/head/dense/kernel" in params.flatten(trained)
+  # The tokenizer is the one of the same folder.
+  assert "VOCABULARY = %INITIAL_CHECKPOINT_PATH" in gin.config_str()
 
 
 @pytest.mark.parametrize("schedule", sorted(names("schedules/")))

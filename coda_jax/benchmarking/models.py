@@ -99,7 +99,10 @@ def _build(
     )
   flops = analysis.encoder_flops(model.config, length)
   if part == "encoder":
-    return Call(analysis.encoder_call(model, params, tokens), batch * flops)
+    return Call(
+      analysis.encoder_call(model, params, {"encoder_input_tokens": tokens}),
+      batch * flops,
+    )
   flops += analysis.decoder_flops(model.config, length, decode_length)
   return Call(
     _generate_call(model, params, tokens, decode_length), batch * flops

@@ -1,7 +1,7 @@
 """The shape of a BERT, in the field names of `T5Config` where both have one."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -62,6 +62,7 @@ class BertConfig(Conditional):
     head: None, for hidden states; "classification", of a whole row, by its
       first token; or "token_classification".
     num_labels: what the head tells apart; 1 for a number. 0 without a head.
+    labels: their names, in the order of the logits; () if they have none.
     head_dropout_rate: dropout before the labels' logits; None for
       `dropout_rate`.
     remat: recompute each layer in the backward pass to save memory.
@@ -69,6 +70,13 @@ class BertConfig(Conditional):
       and costs a copy of their parameters; they must be alike.
     coda: what is added to the backbone; None is the plain model.
   """
+
+  task_fields: ClassVar[tuple[str, ...]] = (
+    "head",
+    "num_labels",
+    "labels",
+    "head_dropout_rate",
+  )
 
   vocab_size: int
   dtype: Any = jnp.float32
@@ -86,6 +94,7 @@ class BertConfig(Conditional):
   attention_dropout_rate: float = 0.1
   head: str | None = None
   num_labels: int = 0
+  labels: tuple[str, ...] = ()
   head_dropout_rate: float | None = None
   remat: bool = False
   scan_layers: bool = False
@@ -123,7 +132,26 @@ class BertConfig(Conditional):
         f"BertConfig.num_labels={self.num_labels!r}, but head=None has no "
         f"labels; set num_labels=0, or head to one of {HEADS}"
       )
+    self._check_labels()
     self.check_coda(("query", "key", "value", "out", "wi", "wo"))
+
+  def _check_labels(self) -> None:
+    labels = self.labels
+    if not isinstance(labels, list | tuple) or not all(
+      isinstance(label, str) for label in labels
+    ):
+      raise ValueError(
+        f"BertConfig.labels={labels!r}; expected texts in brackets, such as "
+        "('no', 'yes')"
+      )
+    object.__setattr__(self, "labels", tuple(labels))
+    if len(set(labels)) < len(labels):
+      raise ValueError(f"BertConfig.labels={labels} has a label twice")
+    if labels and len(labels) != self.num_labels:
+      raise ValueError(
+        f"BertConfig.labels={labels} are {len(labels)}; expected num_labels, "
+        f"{self.num_labels}, or none"
+      )
 
   @property
   def head_dim(self) -> int:

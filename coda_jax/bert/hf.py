@@ -132,7 +132,10 @@ def read(
     named[short] = leaf
   head = _head(fields, named, source)
   num_labels = _num_labels(head, fields, named, source)
-  config = _read_config(fields, head, num_labels, source)
+  names = labels(fields) if head else ()
+  if names == _unnamed(num_labels):
+    names = ()
+  config = _read_config(fields, head, num_labels, names, source)
   rows = (*_TABLE, *_head_table(head, config.family))
   leaves, unknown = {}, []
   for name, leaf in named.items():
@@ -295,7 +298,11 @@ def _num_labels(
 
 
 def _read_config(
-  fields: Mapping[str, Any], head: str | None, num_labels: int, source: Any
+  fields: Mapping[str, Any],
+  head: str | None,
+  num_labels: int,
+  names: tuple[str, ...],
+  source: Any,
 ) -> BertConfig:
   family = fields["model_type"]
   pad_id = fields.get("pad_token_id")
@@ -323,8 +330,14 @@ def _read_config(
       attention_dropout_rate=fields.get("attention_probs_dropout_prob", 0.1),
       head=head,
       num_labels=num_labels,
+      labels=names,
       head_dropout_rate=fields.get("classifier_dropout") if head else None,
     )
+
+
+def _unnamed(number: int) -> tuple[str, ...]:
+  """What transformers calls labels that have no names."""
+  return tuple(f"LABEL_{i}" for i in range(number))
 
 
 def _write_config(config: BertConfig, dtype_name: str) -> dict[str, Any]:
@@ -348,7 +361,7 @@ def _write_config(config: BertConfig, dtype_name: str) -> dict[str, Any]:
   }
   if config.head is None:
     return fields
-  names = [f"LABEL_{i}" for i in range(config.num_labels)]
+  names = config.labels or _unnamed(config.num_labels)
   return fields | {
     "classifier_dropout": config.head_dropout_rate,
     "id2label": {str(i): name for i, name in enumerate(names)},

@@ -19,7 +19,7 @@ from coda_jax import params as params_lib
 from coda_jax.checkpoints import described, files, kinds, model_folder, tensors
 from coda_jax.checkpoints import leaves as leaves_lib
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.nn.config import CodaConfig
+from coda_jax.nn.config import Conditional
 
 CONFIG_FILE = kinds.ADAPTER_CONFIG_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -53,7 +53,7 @@ def save_adapter(
   *,
   backbone: str | None = None,
 ) -> None:
-  """Writes a task's own parameters: adapters, routers, LoRA factors and norms.
+  """Writes a task's own parameters: adapters, routers, LoRA, norms and head.
 
   Args:
     path: a folder, made if it does not exist; an adapter in it is replaced.
@@ -73,7 +73,7 @@ def save_adapter(
     )
   leaves = leaves_lib.leaves_of(params)
   leaves_lib.check(owned(leaves), _wanted(model), "params")
-  write(path, model.config.coda, leaves, backbone=backbone)
+  write(path, model.config, leaves, backbone=backbone)
 
 
 def owned(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
@@ -87,7 +87,7 @@ def owned(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
 
 def write(
   path: str | os.PathLike[str],
-  coda: CodaConfig,
+  config: Conditional,
   leaves: Mapping[str, Leaf],
   *,
   backbone: str | None = None,
@@ -96,12 +96,13 @@ def write(
 
   Args:
     path: see `save_adapter`.
-    coda: of the model.
+    config: of the model, with `coda`.
     leaves: of the model.
     backbone: their `fingerprint`, if known; None computes it.
   """
   folder = pathlib.Path(path)
   kinds.check_replaces(folder, "adapter")
+  head = config.head_fields
   described.write(
     folder / WEIGHTS_FILE,
     folder / CONFIG_FILE,
@@ -109,8 +110,9 @@ def write(
     {
       "format": model_folder.FORMAT,
       "peft_type": "CODA",
-      "method": coda.method,
-      "coda": model_folder.coda_to_dict(coda),
+      "method": config.coda.method,
+      "coda": model_folder.coda_to_dict(config.coda),
+      **({"head": head} if head else {}),
       "backbone": backbone or fingerprint(leaves),
     },
   )
@@ -127,8 +129,8 @@ def load_adapter(
     params: the backbone's parameters; adapter leaves in them are replaced.
 
   Returns:
-    (model, params) with the adapter and its `CodaConfig`. To run it at another
-    r, replace that of `model.config.coda`.
+    (model, params) with the adapter, its `CodaConfig` and its head, if it has
+    one. To run it at another r, replace that of `model.config.coda`.
 
   Raises:
     FileNotFoundError: a file of the folder is missing.
@@ -168,6 +170,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
   fields = described.read(folder / WEIGHTS_FILE, file)
   with files.naming(file):
     model_folder.coda_from_dict(fields["coda"])
+    dict(fields.get("head", {}))
     if not isinstance(fields["backbone"], str):
       raise TypeError(f"backbone is {fields['backbone']!r}; expected a hash")
   return fields
@@ -188,16 +191,16 @@ def read_trained(
     backbone: the `fingerprint` of its parameters.
 
   Returns:
-    (model, trained): the model has the adapter's `CodaConfig`; trained is the
-    tree of its task's own parameters.
+    (model, trained): the model has the adapter's `CodaConfig` and head; trained
+    is the tree of its task's own parameters.
 
   Raises:
     FileNotFoundError: the weights are missing.
     ValueError: another backbone, leaves that do not fit the model, or a leaf
       that is not what was saved.
   """
-  coda, leaves = read_leaves(path, fields, backbone)
-  model = backbones.build(dataclasses.replace(model.config, coda=coda))
+  leaves = read_leaves(path, fields, backbone)
+  model = backbones.build(configured(path, fields, model.config))
   leaves_lib.check_dtypes(leaves, str(path))
   leaves_lib.check(leaves, _wanted(model), str(path))
   return model, params_lib.unflatten(
@@ -205,10 +208,31 @@ def read_trained(
   )
 
 
+def configured(
+  path: str | os.PathLike[str], fields: Mapping[str, Any], config: Conditional
+) -> Conditional:
+  """A backbone's configuration with an adapter's `CodaConfig` and head.
+
+  Args:
+    path: a folder that `save_adapter` wrote, for messages.
+    fields: its `read_config`.
+    config: of the backbone.
+
+  Raises:
+    ValueError: such a backbone can't have them.
+  """
+  with files.naming(pathlib.Path(path) / CONFIG_FILE):
+    return dataclasses.replace(
+      config,
+      coda=model_folder.coda_from_dict(fields["coda"]),
+      **fields.get("head", config.without_head()),
+    )
+
+
 def read_leaves(
   path: str | os.PathLike[str], fields: Mapping[str, Any], backbone: str
-) -> tuple[CodaConfig, dict[str, Leaf]]:
-  """An adapter folder's configuration and leaves, not checked against a model.
+) -> dict[str, Leaf]:
+  """An adapter folder's leaves, not checked against a model.
 
   Args:
     path: a folder that `save_adapter` wrote.
@@ -225,8 +249,7 @@ def read_leaves(
       f"{fields['backbone'][:12]}..., this one's is {backbone[:12]}...; load "
       "the pretrained model that it was trained on"
     )
-  coda = model_folder.coda_from_dict(fields["coda"])
-  return coda, tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
+  return tensors.read(pathlib.Path(path) / WEIGHTS_FILE)
 
 
 def _wanted(model: nn.Module) -> dict[str, Any]:

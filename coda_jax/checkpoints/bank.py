@@ -13,6 +13,7 @@ from jax import Array
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter
 from coda_jax.nn import sharding
+from coda_jax.nn.config import Conditional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,8 @@ class AdapterBank:
     )
     if model.config != self.model.config:
       raise ValueError(
-        f"{path} has {model.config.coda}; the bank's tasks {list(self.names)} "
-        f"have {self.model.config.coda}; the tasks of a bank need the same"
+        f"{path} has {_own(model.config)}; the bank's tasks {list(self.names)} "
+        f"have {_own(self.model.config)}; the tasks of a bank need the same"
       )
     if name in self.names:
       i = self.names.index(name)
@@ -160,3 +161,9 @@ def load_bank(
   for name, path in others:
     bank = bank.add(name, path)
   return bank
+
+
+def _own(config: Conditional) -> str:
+  """The part of a configuration that an adapter brings."""
+  head = config.head_fields
+  return f"{config.coda} and {head}" if head else f"{config.coda}"

@@ -1,6 +1,5 @@
 """One checkpoint or a folder of them: models, adapters, runs."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -15,7 +14,6 @@ from coda_jax.checkpoints import (
   adapter,
   arrays,
   formats,
-  model_folder,
   run,
   tensors,
 )
@@ -106,8 +104,7 @@ def read_config(
     return formats.read(path)[0]
   fields = adapter.read_config(path)
   _check_backbone(path, backbone_path)
-  coda = model_folder.coda_from_dict(fields["coda"])
-  return dataclasses.replace(formats.read(backbone_path)[0], coda=coda)
+  return adapter.configured(path, fields, formats.read(backbone_path)[0])
 
 
 def read(
@@ -134,13 +131,14 @@ def read(
   fields = adapter.read_config(path)
   _check_backbone(path, backbone_path)
   config, leaves = formats.read(backbone_path)
-  coda, trained = adapter.read_leaves(path, fields, adapter.fingerprint(leaves))
+  trained = adapter.read_leaves(path, fields, adapter.fingerprint(leaves))
   frozen = {
     name: leaf
     for name, leaf in leaves.items()
     if not params_lib.matches(name, params_lib.TASK_PATTERNS)
   }
-  return dataclasses.replace(config, coda=coda), {**frozen, **trained}
+  config = adapter.configured(path, fields, config)
+  return config, {**frozen, **trained}
 
 
 def load_each(

@@ -23,14 +23,26 @@ class BadRow(NamedTuple):
 
 
 class Texts(NamedTuple):
-  """Examples in memory: inputs and their targets."""
+  """Examples in memory: inputs and their targets.
+
+  Attributes:
+    inputs: a text each.
+    targets: one for each input.
+    pairs: the second text of each input; None if inputs are single texts.
+  """
 
   inputs: list[str]
   targets: list[str]
+  pairs: list[str] | None = None
 
 
 def load(
-  filepattern: str, *, inputs: str, targets: str, skip_bad_rows: bool = False
+  filepattern: str,
+  *,
+  inputs: str,
+  targets: str,
+  pairs: str | None = None,
+  skip_bad_rows: bool = False,
 ) -> Texts:
   """Reads every row of the files that match a glob.
 
@@ -38,15 +50,17 @@ def load(
     filepattern: the glob; see `find`.
     inputs: the input's template; see `read`.
     targets: the target's template.
+    pairs: the template of a second text; None for none.
     skip_bad_rows: leave out bad rows, with a warning that counts them.
 
   Raises:
     FileNotFoundError, ValueError: no usable row, or a bad one, unless they are
       skipped; see also `find` and `table_files.read`.
   """
-  texts, skipped = Texts([], []), []
+  texts, skipped = Texts([], [], None if pairs is None else []), []
+  templates = {"inputs": inputs, "targets": targets, "pairs": pairs}
   for path in find(filepattern):
-    for row in read(path, inputs=inputs, targets=targets):
+    for row in read(path, **templates):
       if isinstance(row, BadRow):
         if not skip_bad_rows:
           raise ValueError(
@@ -55,8 +69,8 @@ def load(
           )
         skipped.append(row)
       else:
-        texts.inputs.append(row[0])
-        texts.targets.append(row[1])
+        for column, text in zip(texts, row, strict=False):
+          column.append(text)
   if skipped:
     warnings.warn(
       f"{filepattern}: left out {len(skipped)} bad rows of"
@@ -100,20 +114,23 @@ def check(path: str) -> None:
 
 
 def read(
-  path: str, *, inputs: str, targets: str
-) -> Iterator[tuple[str, str] | BadRow]:
+  path: str, *, inputs: str, targets: str, pairs: str | None = None
+) -> Iterator[tuple[str, ...] | BadRow]:
   """Yields each row's input and target text, in the order of the file.
 
   Args:
     path: the file; see `table_files.read`.
     inputs: a template with columns in braces, "question: {question}".
     targets: the target's template.
+    pairs: the template of a second text; None for none.
 
   Yields:
-    (input, target), or a `BadRow` in place of a row that can't be read or does
-    not fit the templates; see `fill`.
+    (input, target), or (input, target, second text), or a `BadRow` in place of
+    a row that can't be read or does not fit the templates; see `fill`.
   """
-  return fill(table_files.read(path), inputs=inputs, targets=targets)
+  return fill(
+    table_files.read(path), inputs=inputs, targets=targets, pairs=pairs
+  )
 
 
 def fill(
@@ -121,30 +138,35 @@ def fill(
   *,
   inputs: str,
   targets: str,
+  pairs: str | None = None,
   may_be_empty: bool = False,
-) -> Iterator[tuple[str, str] | BadRow]:
+) -> Iterator[tuple[str, ...] | BadRow]:
   """Fills the templates with each row.
 
   A value is text, a number, or true or false, which read `True` and `False`.
   None, NaN and blank text count as missing. Each column of the target needs a
-  value, and so does at least one column of the input; other rows are bad rows.
+  value, and so does at least one column of the input, and one of the second
+  text; other rows are bad rows.
 
   Args:
     rows: see `table_files.read`.
     inputs: the input's template.
     targets: the target's template.
+    pairs: the template of a second text; None for none.
     may_be_empty: take rows without values; they still need the columns.
   """
   asked, answered = template_columns(inputs), template_columns(targets)
-  columns = sorted({*asked, *answered})
+  templates = [inputs, targets, *([] if pairs is None else [pairs])]
+  paired = [] if pairs is None else template_columns(pairs)
+  columns = sorted({*asked, *answered, *paired})
   for where, row in rows:
     why = row if isinstance(row, str) else _misfit(row, columns)
     if not why and not may_be_empty:
-      why = _lacks_value(row, asked, answered)
+      why = _lacks_value(row, asked, answered) or _lacks_value(row, paired, ())
     if not why:
       texts = {n: "" if _is_missing(row[n]) else row[n] for n in columns}
       try:
-        filled = inputs.format_map(texts), targets.format_map(texts)
+        filled = tuple(one.format_map(texts) for one in templates)
       # A format such as {n:d} may not suit the value that a row has.
       except (ArithmeticError, TypeError, ValueError) as error:
         why = f"a value does not fit the template: {error}"

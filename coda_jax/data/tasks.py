@@ -12,11 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from coda_jax.data import bbc, metrics, preprocessors, tables, vocabularies
+from coda_jax.data import (
+  bbc,
+  encoding,
+  metrics,
+  preprocessors,
+  tables,
+  vocabularies,
+)
 
 Metric = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 
 _registered: dict[str, tuple] = {}
+_with_pairs: set[str] = set()
 
 
 def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
@@ -48,13 +56,29 @@ def register(name: str, arguments: tuple, make: Callable[[], None]) -> str:
 def output_features(
   vocabulary: str, newlines: str | None = None
 ) -> dict[str, seqio.Feature]:
-  """The features of an encoder-decoder task, both ended by EOS."""
-  feature = seqio.Feature(
-    vocabularies.load(vocabulary, newlines=newlines),
-    add_eos=True,
-    dtype=tf.int32,
-  )
-  return {"inputs": feature, "targets": feature}
+  """The features of a task, both ended by EOS.
+
+  Inputs of a vocabulary with special tokens of its own have these instead; and
+  targets have the token that such a vocabulary ends texts with, if any.
+  """
+  loaded = vocabularies.load(vocabulary, newlines=newlines)
+  is_own = encoding.has_own_tokens(loaded)
+  return {
+    name: seqio.Feature(loaded, add_eos=add_eos, dtype=tf.int32)
+    for name, add_eos in (
+      ("inputs", not is_own),
+      ("targets", not is_own or loaded.eos_id is not None),
+    )
+  }
+
+
+def tokenizers(features: Mapping[str, seqio.Feature]) -> list[Callable]:
+  """The preprocessors that make tokens of texts, and cut them."""
+  is_own = encoding.has_own_tokens(features["inputs"].vocabulary)
+  return [
+    encoding.encode if is_own else seqio.preprocessors.tokenize,
+    seqio.preprocessors.append_eos_after_trim,
+  ]
 
 
 def span_corruption_task(
@@ -177,7 +201,11 @@ def _add_text_task(
 
   def dataset(split, shuffle_files, seed=None):
     del shuffle_files, seed  # the order is fixed, the task shuffles
-    return tf.data.Dataset.from_tensor_slices(splits[split]._asdict())
+    texts = splits[split]
+    columns = {"inputs": texts.inputs, "targets": texts.targets}
+    if texts.pairs is not None:
+      columns[encoding.PAIR] = texts.pairs
+    return tf.data.Dataset.from_tensor_slices(columns)
 
   seqio.TaskRegistry.add(
     name,
@@ -186,10 +214,7 @@ def _add_text_task(
       splits=tuple(splits),
       num_input_examples={s: len(x.inputs) for s, x in splits.items()},
     ),
-    preprocessors=[
-      seqio.preprocessors.tokenize,
-      seqio.preprocessors.append_eos_after_trim,
-    ],
+    preprocessors=tokenizers(features),
     output_features=features,
     metric_fns=list(metric_fns),
   )
@@ -205,6 +230,7 @@ def table_task(
   metric_fns: Sequence[Metric | str] = (),
   skip_bad_rows: bool = False,
   newlines: str | None = None,
+  pairs: str | None = None,
 ) -> str:
   """Registers a task on tables, in any format of `table_files.read`.
 
@@ -219,13 +245,16 @@ def table_task(
     skip_bad_rows: leave out rows that can't be read or lack a value, with a
       warning that counts them; otherwise the first one is an error.
     newlines: see `vocabularies.load`.
+    pairs: the template of a second text, for models that take pairs; the
+      vocabulary must then be a tokenizer.json. None for one text.
 
   Returns:
     `name`.
 
   Raises:
     ValueError: a `filepattern` without "{split}", a wrong template, an unknown
-      metric, or a file that can't be read, has a bad row or has no rows.
+      metric, pairs that the vocabulary does not join, or a file that can't be
+      read, has a bad row or has no rows.
     FileNotFoundError: no training file matches.
   """
   for macro, value in (
@@ -236,6 +265,14 @@ def table_task(
     if not isinstance(value, str):
       raise ValueError(f"{macro}={value!r}; expected a text")
   features = output_features(vocabulary, newlines)
+  if pairs is not None and not isinstance(pairs, str):
+    raise ValueError(f"PAIR_TEMPLATE={pairs!r}; expected a text, or None")
+  if pairs and not encoding.has_own_tokens(features["inputs"].vocabulary):
+    raise ValueError(
+      f"PAIR_TEMPLATE={pairs!r} with VOCABULARY={vocabulary!r}, which joins no "
+      "two texts; put both texts into INPUT_TEMPLATE, or use the "
+      "tokenizer.json of a model that takes pairs, such as a BERT"
+    )
   _check_filepattern(filepattern, "data/reviews-{split}.csv")
   if not isinstance(metric_fns, list | tuple):
     raise ValueError(
@@ -253,12 +290,17 @@ def table_task(
       # Training needs its split, the others may be missing.
       if split == "train" or glob.glob(pattern):
         splits[split] = tables.load(
-          pattern, inputs=inputs, targets=targets, skip_bad_rows=skip_bad_rows
+          pattern,
+          inputs=inputs,
+          targets=targets,
+          pairs=pairs,
+          skip_bad_rows=skip_bad_rows,
         )
     _add_text_task(name, splits, features, functions)
+    (_with_pairs.add if pairs else _with_pairs.discard)(name)
 
   arguments = (filepattern, inputs, targets, vocabulary, skip_bad_rows)
-  return register(name, (*arguments, newlines, *functions), make)
+  return register(name, (*arguments, newlines, pairs, *functions), make)
 
 
 def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
@@ -270,7 +312,18 @@ def mixture(rates: Sequence[tuple[str, float]], *, name: str) -> str:
 
   Returns:
     `name`.
+
+  Raises:
+    ValueError: a task with pairs of texts.
   """
+  for task, _ in rates:
+    # seqio mixes tokens and leaves out what else an example has.
+    if task in _with_pairs:
+      raise ValueError(
+        f"the mixture {name!r} has {task!r}, a task with pairs of texts "
+        "(PAIR_TEMPLATE), whose token types a mixture loses; train on the task "
+        "alone"
+      )
   arguments = tuple((task, float(rate)) for task, rate in rates)
   return register(
     name,

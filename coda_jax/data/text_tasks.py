@@ -217,15 +217,15 @@ def _add_task(name: str, vocabulary: str) -> str:
   task = TASKS[name]
 
   def make():
+    features = tasks.output_features(vocabulary)
     seqio.TaskRegistry.add(
       name,
       source=prepared.source(task.data, task.splits),
       preprocessors=[
         *task.preprocessors,
-        seqio.preprocessors.tokenize,
-        seqio.preprocessors.append_eos_after_trim,
+        *tasks.tokenizers(features),
       ],
-      output_features=tasks.output_features(vocabulary),
+      output_features=features,
       metric_fns=list(task.metric_fns),
       postprocess_fn=task.postprocess,
     )

@@ -8,6 +8,7 @@ import re
 import seqio
 import tensorflow as tf
 
+from coda_jax.checkpoints import installed
 from coda_jax.data import hf_tokenizer, hf_vocabulary
 
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
@@ -70,14 +71,15 @@ def load(
   Args:
     vocabulary: "tiny", the one of tiny_dense and tiny_coda (3996 pieces);
       "tiny8k", the one of tiny_8_layers (8092 pieces); "byt5", bytes; the path
-      of a SentencePiece model, such as T5's spiece.model; or the path of a
+      of a SentencePiece model, such as T5's spiece.model; the path of a
       tokenizer.json, or of a folder that has one, such as BERT's, which has no
-      sentinels.
+      sentinels; or the name of an installed model, "all-MiniLM-L6-v2".
     newlines: the text that stands for a line break, see `LineBreaks`; None
       leaves line breaks to the vocabulary.
 
   Raises:
     FileNotFoundError: `vocabulary` is neither a name nor a file.
+    ModuleNotFoundError: the package of the model is not installed.
     ValueError: `vocabulary` is not a text, or does not go with `newlines`.
   """
   if not isinstance(vocabulary, str):
@@ -120,6 +122,8 @@ def _by_name(vocabulary: str) -> seqio.Vocabulary:
       str(assets / "vocabulary" / f"{vocabulary}.model"),
       extra_ids=DEFAULT_SENTINELS,
     )
+  if vocabulary in installed.MODELS and not os.path.exists(vocabulary):
+    return hf_vocabulary.HfVocabulary(installed.find(vocabulary))
   if os.path.isdir(vocabulary) or vocabulary.endswith(hf_tokenizer.FILE):
     return hf_vocabulary.HfVocabulary(vocabulary)
   if not os.path.isfile(vocabulary):

@@ -113,10 +113,15 @@ def evaluate(
         if kind == "int8":
           model, params = quantization.int8(model, params)
         if evaluation is None:
-          inputs.check_task(mixture_or_task_name, objective, model.config)
+          inputs.check_task(
+            mixture_or_task_name, objective, model.config, task_feature_lengths
+          )
           inputs.check_split(mixture_or_task_name, split)
           for line in coverage.report(
-            mixture_or_task_name, split, task_feature_lengths
+            mixture_or_task_name,
+            split,
+            task_feature_lengths,
+            objective.token_features,
           ):
             print(line, flush=True)
           evaluation = Evaluation(
@@ -133,7 +138,11 @@ def evaluate(
         metrics, predictions = evaluation.with_predictions(params)
         row = _row(Path(path).absolute().name, model, kind, metrics)
         label = f"{row['checkpoint']}, r = {row['reduction']:g}, {kind}"
-        print(f"{label}: {format_scalars(metrics)}", flush=True)
+        for line in (
+          f"{label}: {format_scalars(metrics)}",
+          *evaluation.remarks,
+        ):
+          print(line, flush=True)
         if not math.isfinite(metrics["loss"]):
           raise FloatingPointError(
             f"{path}: the loss is {metrics['loss']}; its parameters are "
@@ -161,10 +170,14 @@ def evaluate(
           num_examples=num_examples,
         )
       )
+      encoder_inputs = backbones.of(timed_as[0][0]).encoder_inputs
       costs = analysis.inference_costs(
         timed,
-        jax.device_put(first["encoder_input_tokens"], sharding),
-        max_length=task_feature_lengths["targets"],
+        jax.device_put(
+          {name: first[name] for name in encoder_inputs if name in first},
+          sharding,
+        ),
+        max_length=task_feature_lengths.get("targets", 1),
         repeats=repeats,
         objective=objective,
       )

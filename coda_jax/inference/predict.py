@@ -93,11 +93,18 @@ def infer(
   ((_, model, params),) = folders.load_each(
     [path], initial_checkpoint_path, dtype=dtype, mesh=devices
   )
+  if model.config.task_fields:
+    raise ValueError(
+      f"{path} is a {backbones.of(model.config).title}, which writes no text; "
+      "python -m coda_jax.eval writes the answers of a classifier"
+    )
   if reduction is not None:
     model = backbones.build(model.config.with_reduction(reduction))
   counts = sources.Counts()
   if text is None:
-    inputs.check_task(mixture_or_task_name, Seq2Seq(), model.config)
+    inputs.check_task(
+      mixture_or_task_name, Seq2Seq(), model.config, task_feature_lengths
+    )
     vocabulary = sources.check_task(mixture_or_task_name, split)
     examples = sources.read_task(
       mixture_or_task_name, split, task_feature_lengths

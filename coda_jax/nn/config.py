@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 
@@ -220,6 +220,8 @@ class Conditional:
   A mixin of frozen dataclasses.
 
   Attributes:
+    task_fields: names of the fields that a task owns, as it owns `coda`: those
+      of a head. Adapter files have them. Each has a default, for no head.
     coda: what is added to the backbone; None is the plain model.
     num_encoder_layers: depth of the encoder.
     dtype: dtype of the computation, bfloat16 or float32.
@@ -228,6 +230,7 @@ class Conditional:
       and costs a copy of their parameters; they must be alike.
   """
 
+  task_fields: ClassVar[tuple[str, ...]] = ()
   coda: CodaConfig | None
   num_encoder_layers: int
   dtype: Any
@@ -271,6 +274,21 @@ class Conditional:
   def lora(self) -> LoraConfig | None:
     """Low-rank factors on the projections, None without."""
     return self.coda.lora if self.coda else None
+
+  @classmethod
+  def without_head(cls) -> dict[str, Any]:
+    """The values of `task_fields` in a model without a head."""
+    return {
+      field.name: field.default
+      for field in dataclasses.fields(cls)
+      if field.name in cls.task_fields
+    }
+
+  @property
+  def head_fields(self) -> dict[str, Any]:
+    """The values of `task_fields`; empty without a head."""
+    fields = {name: getattr(self, name) for name in self.task_fields}
+    return {} if fields == self.without_head() else fields
 
   @property
   def is_routed(self) -> bool:

@@ -43,7 +43,13 @@ class Objective(Protocol):
   """The use of a model for tasks of one kind.
 
   All methods are pure functions of their arguments and the object's fields.
+
+  Attributes:
+    token_features: the task's features that reach the model as tokens, so that
+      their length and the vocabulary can lose something.
   """
+
+  token_features: tuple[str, ...]
 
   def check(self, features: Mapping[str, Any], config: Any) -> None:
     """Checks that a task fits this objective and a model.

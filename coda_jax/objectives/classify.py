@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,16 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from coda_jax import arguments
+from coda_jax import arguments, backbones
 from coda_jax.data import texts
+from coda_jax.nn.config import Conditional
 from coda_jax.objectives import Batch, Sums
 
 if TYPE_CHECKING:
   import seqio
 
-# Arguments of the model; a batch has the first, and may have the others.
+# Arguments of the model. Where a batch is made by hand, only the first is
+# needed.
 _MODEL_FEATURES = (
   "encoder_input_tokens",
   "encoder_token_types",
@@ -31,16 +33,18 @@ _MODEL_FEATURES = (
 class Classify:
   """Cross-entropy of labels, the texts that are a task's targets.
 
-  For a model that takes `encoder_input_tokens` and gives float32 logits
-  [batch, len(labels)]. Its metric is `label_accuracy`, the share of examples
-  whose label the model finds most likely. With one label, targets are numbers,
-  the model's output is one, and the loss is their squared difference.
+  For a model that takes `encoder_input_tokens`, `encoder_token_types` and
+  `encoder_mask`, and gives float32 logits [batch, len(labels)]. Its metric is
+  `label_accuracy`, the share of examples whose label the model finds most
+  likely. With one label, targets are numbers, the model's output is one, and
+  the loss is their squared difference.
 
   Attributes:
     labels: the texts, in the order of the model's logits.
   """
 
   labels: Sequence[str]
+  token_features: ClassVar[tuple[str, ...]] = ("inputs",)
 
   def __post_init__(self):
     arguments.check(vars(self))
@@ -53,6 +57,23 @@ class Classify:
     texts.check_vocabulary(
       features["inputs"].vocabulary, config.vocab_size, repr("inputs")
     )
+    if not isinstance(config, Conditional):
+      return  # A model of the caller's own.
+    head = config.head_fields
+    if head.get("head") != "classification":
+      raise ValueError(
+        f"LABELS={self.labels!r} need a model with a head for classification, "
+        f"but this is a {backbones.of(config).title} without; use "
+        "models/bert.gin, or a checkpoint of such a model"
+      )
+    if head["num_labels"] != len(self.labels) or (
+      head["labels"] and head["labels"] != tuple(self.labels)
+    ):
+      raise ValueError(
+        f"LABELS={self.labels!r}, but the model was made for "
+        f"{head['num_labels']} labels {head['labels'] or ''}; set LABELS to "
+        "these, in their order"
+      )
 
   def constants(self, trained: Any) -> dict[str, Any]:
     del trained
@@ -61,7 +82,7 @@ class Classify:
   def converter(
     self, features: Mapping[str, Any], *, pack: bool = False
   ) -> "seqio.FeatureConverter":
-    """Makes `encoder_input_tokens`, `labels` and `loss_weights`, one a row.
+    """Makes the model's arguments, `labels` and `loss_weights`, one a row.
 
     Raises:
       ValueError: with `pack`. And where examples are read: a target that is not
@@ -102,10 +123,9 @@ class Classify:
     self, config: Any, batch_size: int, lengths: Mapping[str, int]
   ) -> dict[str, jax.ShapeDtypeStruct]:
     del config
+    tokens = jax.ShapeDtypeStruct((batch_size, lengths["inputs"]), jnp.int32)
     return {
-      "encoder_input_tokens": jax.ShapeDtypeStruct(
-        (batch_size, lengths["inputs"]), jnp.int32
-      ),
+      **dict.fromkeys(_MODEL_FEATURES, tokens),
       "labels": jax.ShapeDtypeStruct((batch_size,), self._dtype),
       "loss_weights": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
@@ -137,7 +157,9 @@ class Classify:
       loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       correct = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
       metrics["label_accuracy"] = (correct * weights).sum()
-    mask = batch["encoder_input_tokens"] > 0
+    # Padding is not 0 for all models: batches of `converter` have a mask.
+    pad_id = getattr(model.config, "pad_id", 0)
+    mask = batch["encoder_input_tokens"] != pad_id
     if "encoder_mask" in batch:
       mask = batch["encoder_mask"].astype(bool)
     return Sums(
@@ -203,7 +225,7 @@ def _converter_class() -> type:
     def __init__(self, label, dtype):
       self._label, self._dtype = label, tf.as_dtype(dtype)
       self.MODEL_FEATURES = {
-        "encoder_input_tokens": spec(dtype=tf.int32),
+        **dict.fromkeys(_MODEL_FEATURES, spec(dtype=tf.int32)),
         "labels": spec(dtype=self._dtype, rank=0),
         "loss_weights": spec(dtype=tf.int32, rank=0),
       }
@@ -218,19 +240,24 @@ def _converter_class() -> type:
           [example[name] for name in names],
           self._dtype,
         )
+        tokens = example["inputs"]
+        types = example.get("inputs_token_types", tf.zeros_like(tokens))
         return {
-          "encoder_input_tokens": example["inputs"],
+          "encoder_input_tokens": tokens,
+          "encoder_token_types": types,
+          "encoder_mask": tf.ones_like(tokens),
           "labels": tf.ensure_shape(label, ()),
           "loss_weights": tf.constant(1),
         }
 
       return seqio.utils.trim_and_pad_dataset(
-        convert(ds), {"encoder_input_tokens": task_feature_lengths["inputs"]}
+        convert(ds),
+        dict.fromkeys(_MODEL_FEATURES, task_feature_lengths["inputs"]),
       )
 
     def get_model_feature_lengths(self, task_feature_lengths):
       return {
-        "encoder_input_tokens": task_feature_lengths["inputs"],
+        **dict.fromkeys(_MODEL_FEATURES, task_feature_lengths["inputs"]),
         "labels": 1,
         "loss_weights": 1,
       }

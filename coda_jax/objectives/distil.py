@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ class DistilEncoder:
 
   hidden: float = 1.0
   pooled: float = 1.0
+  token_features: ClassVar[tuple[str, ...]] = ("inputs",)
 
   def __post_init__(self):
     for name, value in vars(self).items():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from coda_jax import arguments, decoding
+from coda_jax import arguments, backbones, decoding
 from coda_jax.data import texts
+from coda_jax.nn.config import Conditional
 from coda_jax.objectives import Batch, Sums
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Seq2Seq:
   z_loss: float = 0.0
   label_smoothing: float = 0.0
   generate: Mapping[str, Any] | None = None
+  token_features: ClassVar[tuple[str, ...]] = ("inputs", "targets")
 
   def __post_init__(self):
     arguments.check(vars(self))
@@ -86,6 +88,12 @@ class Seq2Seq:
     for name in ("inputs", "targets"):
       texts.check_vocabulary(
         features[name].vocabulary, config.vocab_size, repr(name)
+      )
+    if isinstance(config, Conditional) and config.task_fields:
+      raise ValueError(
+        f"Seq2Seq needs an encoder-decoder, but the model is a "
+        f"{backbones.of(config).title}; add objectives/classify.gin after the "
+        "file of runs/, and LABELS"
       )
 
   def constants(self, trained: Any) -> dict[str, Any]:

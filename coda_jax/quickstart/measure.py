@@ -26,7 +26,7 @@ def costs(
   """
   costs = analysis.inference_costs(
     {label: (result.model, result.params) for label, result in results.items()},
-    tokens,
+    {"encoder_input_tokens": tokens},
     max_length=LENGTHS["topic"]["targets"],
     repeats=repeats,
   )

@@ -6,7 +6,7 @@ characters. Neither is an error, and both can make a task impossible to learn.
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from coda_jax.training import inputs
@@ -14,6 +14,9 @@ from coda_jax.training import inputs
 # The size of the sample: examples of each task, and seconds in all.
 _EXAMPLES = 256
 _SECONDS = 5.0
+
+# What an encoder-decoder reads and writes.
+_FEATURES = ("inputs", "targets")
 
 # A larger share gets a warning.
 _HARMLESS = 0.01
@@ -49,6 +52,7 @@ def losses(
   examples: Iterable[Mapping[str, Any]],
   lengths: Mapping[str, int],
   vocabulary: Any,
+  features: Sequence[str] = _FEATURES,
 ) -> Losses:
   """Counts what examples lose.
 
@@ -56,9 +60,14 @@ def losses(
     examples: see `inputs.uncut_examples`.
     lengths: {"inputs": n, "targets": m}, in tokens.
     vocabulary: seqio's, of the targets.
+    features: those that reach the model as tokens; others lose nothing.
   """
   total = Losses()
   for example in examples:
+    cut = {name: len(example[name]) > lengths[name] for name in features}
+    if "targets" not in features:
+      total = total.plus(Losses(1, cut["inputs"]))
+      continue
     tokens = example["targets"].tolist()
     text = example.get("targets_pretokenized")
     text = text.decode().strip() if isinstance(text, bytes) else ""
@@ -73,8 +82,8 @@ def losses(
     total = total.plus(
       Losses(
         1,
-        len(example["inputs"]) > lengths["inputs"],
-        len(tokens) > lengths["targets"],
+        cut["inputs"],
+        cut["targets"],
         is_unknown or bool(lacking),
         frozenset(lacking),
       )
@@ -88,6 +97,7 @@ def of_tasks(
   lengths: Mapping[str, int],
   *,
   seconds: float = _SECONDS,
+  features: Sequence[str] = _FEATURES,
 ) -> dict[str, Losses]:
   """Looks at the first examples of a task, or of each task of a mixture.
 
@@ -100,6 +110,7 @@ def of_tasks(
     lengths: {"inputs": n, "targets": m}, in tokens.
     seconds: after which no further example is read; a task of a mixture has its
       share of what is left.
+    features: see `losses`.
 
   Raises:
     OSError, ValueError: the examples can't be read, or not without being cut.
@@ -120,7 +131,8 @@ def of_tasks(
         seconds=max(left, 0) / (len(tasks) - i),
       ),
       lengths,
-      task.output_features["targets"].vocabulary,
+      task.output_features[features[-1]].vocabulary,
+      features,
     )
     if counted.examples:
       losses_of[task.name] = counted
@@ -136,18 +148,26 @@ def _first(examples: Iterable[Any], *, seconds: float) -> Iterator[Any]:
       return
 
 
-def report(name: str, split: str, lengths: Mapping[str, int]) -> list[str]:
+def report(
+  name: str,
+  split: str,
+  lengths: Mapping[str, int],
+  features: Sequence[str] = _FEATURES,
+) -> list[str]:
   """The result of `of_tasks` as lines to print, warnings last."""
   try:
-    found = of_tasks(name, split, lengths)
+    found = of_tasks(name, split, lengths, features=features)
   except (OSError, ValueError) as error:
     # Training says so itself, if it can't read them either.
     return [f"no look at the examples of {name!r}: {error}"]
-  return list(describe(found, split, lengths)) if found else []
+  return list(describe(found, split, lengths, features)) if found else []
 
 
 def describe(
-  found: Mapping[str, Losses], split: str, lengths: Mapping[str, int]
+  found: Mapping[str, Losses],
+  split: str,
+  lengths: Mapping[str, int],
+  features: Sequence[str] = _FEATURES,
 ) -> Iterator[str]:
   """The lines of `report`, for the result of `of_tasks` and its arguments."""
   everything = Losses()
@@ -159,14 +179,15 @@ def describe(
     f"  inputs cut to {lengths['inputs']} tokens: "
     f"{everything.cut_inputs / count:.1%}"
   )
-  yield (
-    f"  targets cut to {lengths['targets']} tokens: "
-    f"{everything.cut_targets / count:.1%}"
-  )
-  yield (
-    "  targets that the vocabulary can't write: "
-    f"{everything.unwritable / count:.1%}"
-  )
+  if "targets" in features:
+    yield (
+      f"  targets cut to {lengths['targets']} tokens: "
+      f"{everything.cut_targets / count:.1%}"
+    )
+    yield (
+      "  targets that the vocabulary can't write: "
+      f"{everything.unwritable / count:.1%}"
+    )
   for task, counted in found.items():
     for feature, number in (
       ("inputs", counted.cut_inputs),

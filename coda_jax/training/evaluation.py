@@ -21,6 +21,9 @@ class Evaluation:
   """Evaluates parameters on one split of a task or mixture.
 
   A run builds it once, so steps are compiled and targets prepared once.
+
+  Attributes:
+    remarks: warnings on the answers of the last call, a line each.
   """
 
   def __init__(
@@ -60,6 +63,7 @@ class Evaluation:
     self._objective = objective
     self._step = steps.make_eval_step(model, objective)
     self._sharding = sharding
+    self.remarks: list[str] = []
     self._evaluator = self._make_evaluator() if predict else None
 
   def for_model(self, model: nn.Module) -> "Evaluation":
@@ -179,7 +183,26 @@ class Evaluation:
       for name, value in values.items()
     }
     kind = seqio_metrics.ModelOutputType.PREDICTION
-    return named, {task: output[kind] for task, output in outputs.items()}
+    answers = {task: output[kind] for task, output in outputs.items()}
+    self.remarks = [
+      line
+      for task, some in answers.items()
+      for line in self._remarks(task, some)
+    ]
+    return named, answers
+
+  def _remarks(self, task: str, answers: list) -> Iterator[str]:
+    """A warning if one label is the answer to everything."""
+    if not answers or not isinstance(answers[0], str) or len(set(answers)) > 1:
+      return
+    targets = {example["target"] for example in self._texts(task, answers)}
+    if len(targets) > 1:
+      yield (
+        f"warning: every answer to {task!r} is {answers[0]!r}: the model tells "
+        "no label from another. If that stays so, lower PEAK, raise "
+        "WARMUP_STEPS or BATCH_SIZE; see docs/tasks.md, Classify texts with a "
+        "BERT"
+      )
 
   def _texts(self, task: str, answers: list) -> Iterator[dict[str, str]]:
     import seqio

@@ -26,8 +26,15 @@ _MACROS = {
 # Fields that change the shapes of the parameters.
 _SHAPES = ("bottleneck_dim", "convolution", "rank")
 # Fields that a run may choose anew; the others tell the size and the kind of
-# the model.
-_FREE = (*COMPUTE, "coda", "dropout_rate", "attention_dropout_rate")
+# the model. So may a head where the checkpoint has none.
+_FREE = (
+  *COMPUTE,
+  "coda",
+  "dropout_rate",
+  "attention_dropout_rate",
+  "head_dropout_rate",
+  "labels",
+)
 
 
 def inherit(
@@ -53,9 +60,10 @@ def inherit(
       f"a {backbones.of(saved).title}; use the files of models/ and sizes/ of "
       "that model"
     )
+  free = _FREE if saved.head_fields else (*_FREE, *saved.task_fields)
   if differing := [
     f"{name} = {old!r}, {source} has {new!r}"
-    for name, (old, new) in _differences(config, saved, _FREE).items()
+    for name, (old, new) in _differences(config, saved, free).items()
   ]:
     raise ValueError(
       f"the gin files describe another model than {source}; use the files of "

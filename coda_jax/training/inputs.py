@@ -15,13 +15,16 @@ from coda_jax.training import tf_iterator
 Batch = dict[str, np.ndarray]
 
 
-def check_task(name: str, objective: Objective, config: Any) -> None:
+def check_task(
+  name: str, objective: Objective, config: Any, lengths: Mapping[str, int]
+) -> None:
   """Checks that the task is registered, and fits the objective and the model.
 
   Args:
     name: seqio task or mixture.
     objective: to use the task for.
     config: of the model.
+    lengths: of the task's features.
 
   Raises:
     ValueError: naming what does not fit.
@@ -39,6 +42,12 @@ def check_task(name: str, objective: Objective, config: Any) -> None:
     objective.check(features, config)
   except ValueError as error:
     raise ValueError(f"{name!r}: {error}") from error
+  if differing := sorted(features.keys() ^ lengths.keys()):
+    raise ValueError(
+      f"TASK_FEATURE_LENGTHS={dict(lengths)} does not fit {name!r}, whose "
+      f"features are {sorted(features)}: give lengths of these ({differing} "
+      "differ)"
+    )
 
 
 def splits(name: str) -> tuple[str, ...]:
@@ -205,14 +214,18 @@ def uncut_examples(
   """
   import seqio
 
+  from coda_jax.data import encoding
+
   _only_read()
   task = seqio.TaskRegistry.get(name)
-  # These two are where seqio cuts: here, and after all preprocessors.
+  # These are where seqio cuts: here, and after all preprocessors.
+  instead = {
+    seqio.preprocessors.append_eos_after_trim: seqio.preprocessors.append_eos,
+    encoding.encode: encoding.encode_uncut,
+  }
   whole = task.replace(
     preprocessors=[
-      seqio.preprocessors.append_eos
-      if step is seqio.preprocessors.append_eos_after_trim
-      else step
+      next((new for old, new in instead.items() if step is old), step)
       for step in task.preprocessors
     ]
   )

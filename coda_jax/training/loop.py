@@ -140,7 +140,9 @@ def train(
     eval_batch_size or batch_size, devices, "eval_batch_size"
   )
   model, differing = setup.inherit(model, initial_checkpoint_path)
-  inputs.check_task(mixture_or_task_name, objective, model.config)
+  inputs.check_task(
+    mixture_or_task_name, objective, model.config, task_feature_lengths
+  )
   splits = inputs.splits(mixture_or_task_name)
   best_lib.check(
     best_metric, early_stop_steps, mixture_or_task_name, eval_split, splits
@@ -181,7 +183,11 @@ def train(
     vocab_size=model.config.vocab_size,
   )
   look_at_data = functools.partial(
-    coverage.report, mixture_or_task_name, "train", task_feature_lengths
+    coverage.report,
+    mixture_or_task_name,
+    "train",
+    task_feature_lengths,
+    objective.token_features,
   )
   table = model_table(
     model.config, task_feature_lengths, current.trained, start.frozen
@@ -256,6 +262,8 @@ def train(
           params_lib.merge(current.trained, frozen), texts=_SHOWN_EXAMPLES
         )
       logger.say(f"step {step}  {eval_split}: {format_scalars(results)}")
+      for line in evaluation.remarks:
+        logger.say(line)
       if best and best.update(
         step, results, functools.partial(save, current.trained)
       ):

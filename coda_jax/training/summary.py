@@ -32,12 +32,13 @@ def model_table(
   rows.append(("all", f"{a:,}", f"{b:,}"))
   encoder = analysis.encoder_flops(config, lengths["inputs"])
   decoder = analysis.decoder_flops(
-    config, lengths["inputs"], lengths["targets"]
+    config, lengths["inputs"], lengths.get("targets", 1)
   )
+  rest = "head" if config.head_fields else "decoder"
   return (
     format_table([("parameters", "trained", "frozen"), *rows])
     + f"\ntrained share: {a / (a + b):.2%}"
-    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, decoder "
+    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, {rest} "
     + f"{decoder / 1e9:.3g}"
   )
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 import coda_jax
-from coda_jax import initialise, testing
+from coda_jax import backbones, initialise, testing
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import assemble
 from coda_jax.checkpoints.leaves import leaves_of
@@ -46,6 +46,53 @@ def test_an_adapter_turns_its_backbone_into_the_trained_model(tmp_path):
   np.testing.assert_array_equal(
     logits(loaded, loaded_params), logits(model, params)
   )
+
+
+def test_a_head_comes_with_its_adapter(tmp_path):
+  def bert(**fields):
+    return backbones.build(testing.tiny_bert_config(**fields))
+
+  plain = bert()
+  model = bert(
+    coda=CODA, head="classification", num_labels=2, labels=("no", "yes")
+  )
+  params = testing.random_params(model)
+  leaves = params_lib.flatten(params)
+  frozen = params_lib.unflatten(
+    {p: x for p, x in leaves.items() if not params_lib.is_added(p)}
+  )
+  coda_jax.save_adapter(tmp_path, model, params)
+  # Also on a backbone with a head of another task.
+  other = bert(head="classification", num_labels=3)
+  for base, its in ((plain, frozen), (other, params)):
+    loaded, found = coda_jax.load_adapter(tmp_path, base, its)
+    assert loaded.config == model.config
+    found = params_lib.flatten(found)
+    assert found.keys() == leaves.keys()
+    for path, leaf in leaves.items():
+      np.testing.assert_array_equal(found[path], leaf)
+  # An adapter without a head, such as an older one, brings none.
+  without = bert(coda=CODA)
+  theirs = {p: x for p, x in leaves.items() if "/head/" not in p}
+  coda_jax.save_adapter(tmp_path, without, params_lib.unflatten(theirs))
+  file = tmp_path / "adapter_config.json"
+  assert "head" not in json.loads(file.read_text())
+  loaded, _ = coda_jax.load_adapter(tmp_path, other, params)
+  assert loaded.config == without.config
+
+
+def test_a_damaged_head_is_named(tmp_path):
+  model = backbones.build(
+    testing.tiny_bert_config(coda=CODA, head="classification", num_labels=2)
+  )
+  params = testing.random_params(model)
+  coda_jax.save_adapter(tmp_path, model, params)
+  file = tmp_path / "adapter_config.json"
+  fields = json.loads(file.read_text())
+  fields["head"]["num_labels"] = 0
+  file.write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match="adapter_config.json: .*num_labels=0"):
+    coda_jax.load_adapter(tmp_path, model, params)
 
 
 def test_the_folder_holds_only_what_was_trained(tmp_path):

@@ -145,6 +145,37 @@ def test_evaluation_and_inference(traced, capsys):
   assert predict == score + 1
 
 
+def test_a_classifier(traced, bert_folder, capsys):
+  folder = bert_folder(
+    head="classification", num_labels=2, labels=("no", "yes")
+  )
+  shared = (
+    "--gin_file=objectives/classify.gin",
+    "--gin.LABELS=('no', 'yes')",
+    "--gin.MIXTURE_OR_TASK_NAME=any",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}",
+    "--gin.BATCH_SIZE=4",
+    "--compile_for=v5e:2x2,v5e:2x4",
+  )
+  argv = (
+    "--gin_file=models/bert.gin",
+    "--gin_file=methods/coda.gin",
+    "--gin_file=schedules/adapter.gin",
+    "--gin_file=runs/finetune.gin",
+    f"--gin.INITIAL_CHECKPOINT_PATH={folder}",
+    "--gin.MODEL_DIR=nowhere",
+  )
+  assert train.main([*argv, *shared]) == 0
+  assert "coda, r = 3: fits v5e:2x4" in capsys.readouterr().out
+  argv = (
+    "--gin_file=runs/eval.gin",
+    f"--gin.CHECKPOINT_PATH={folder}",
+    "--gin.EVAL_OUTPUT_DIR=nowhere",
+  )
+  assert eval_lib.main([*argv, *shared]) == 0
+  assert re.search("predict +full", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
   ("given", "message"),
   [

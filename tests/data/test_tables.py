@@ -106,7 +106,7 @@ def test_a_bad_row_is_named_or_skipped(tmp_path, name):
     tables.load(str(path), **TEMPLATES)
   with pytest.warns(UserWarning, match=f"left out 1 bad rows of 3.*{where}"):
     found = tables.load(str(path), **TEMPLATES, skip_bad_rows=True)
-  assert found == (["q: 1", "q: 3"], ["2", "4"])
+  assert found[:2] == (["q: 1", "q: 3"], ["2", "4"])
 
 
 def test_a_column_of_the_input_may_be_empty(tmp_path):
@@ -120,7 +120,7 @@ def test_a_column_of_the_input_may_be_empty(tmp_path):
     found = tables.load(
       str(tmp_path / name), inputs="{title}: {body}", targets="{a}"
     )
-    assert found == ([": long", "short: "], ["1", "2"])
+    assert found[:2] == ([": long", "short: "], ["1", "2"])
 
 
 def test_how_numbers_and_booleans_read(tmp_path):

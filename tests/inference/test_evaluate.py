@@ -146,7 +146,8 @@ def test_all_of_a_folder(tmp_path, monkeypatch):
   folder = save_folder(tmp_path)
   timed = []
 
-  def costs(models, tokens, **kwargs):
+  def costs(models, batch, **kwargs):
+    tokens = batch["encoder_input_tokens"]
     assert tokens.shape == (2, 12) and kwargs["max_length"] == 4
     timed.extend(config.layer_reduction(0) for config, _ in models)
     return {key: {"encoder_ms": 1.0} for key in models}

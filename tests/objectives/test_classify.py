@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -10,9 +11,12 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from coda_jax import testing
+from coda_jax.checkpoints import pretrained
 from coda_jax.data import vocabularies
 from coda_jax.nn.router import Selection
 from coda_jax.objectives.classify import Classify
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import evaluation, inputs, steps
 from coda_jax.training.state import TrainState
 
@@ -130,6 +134,57 @@ def test_batches_have_the_places_of_labels(keep_text):
     assert (x.shape, x.dtype) == (shapes[name].shape, shapes[name].dtype)
 
 
+def test_models_of_the_package(bert_folder):
+  """They have a head, of these labels in this order."""
+  feature = seqio.Feature(seqio.PassThroughVocabulary(20))
+  features = {"inputs": feature, "targets": feature}
+  folder = bert_folder()
+  head = {"head": "classification"}
+  model = pretrained.model_of(folder, **head, labels=LABELS)
+  Classify(LABELS).check(features, model.config)
+  with pytest.raises(
+    ValueError, match=r"made for 2 labels \('Sport', .* order"
+  ):
+    Classify(LABELS[::-1]).check(features, model.config)
+  with pytest.raises(ValueError, match="made for 2 labels"):
+    Classify(("a", "b", "c")).check(features, model.config)
+  unnamed = dataclasses.replace(model.config, labels=())
+  Classify(LABELS[::-1]).check(features, unnamed)
+  for config in (
+    pretrained.model_of(folder).config,
+    testing.tiny_config(),
+    testing.tiny_bert_config(head="token_classification", num_labels=2),
+  ):
+    with pytest.raises(ValueError, match="need a model with a head for class"):
+      Classify(LABELS).check(features, config)
+  with pytest.raises(ValueError, match="Seq2Seq needs an encoder-decoder"):
+    Seq2Seq().check(features, model.config)
+
+
+def test_padding_is_what_the_model_calls_so(bert_folder):
+  """0 is a token of RoBERTa, and 1 is none."""
+  folder = bert_folder(family="roberta")
+  model = pretrained.model_of(
+    folder, head="classification", labels=LABELS, fields={"remat": True}
+  )
+  assert model.config.remat
+  params = testing.random_params(model)
+  batch = {
+    "encoder_input_tokens": np.array([[0, 5, 2, 1]], np.int32),
+    "labels": np.array([1], np.int32),
+    "loss_weights": np.array([1], np.int32),
+  }
+  objective = Classify(LABELS)
+  sums = objective.sums(model, params, batch, train=False)
+  assert sums.tokens == 3
+  # As seqio pads, with the mask that `converter` makes.
+  batch["encoder_input_tokens"] = np.array([[0, 5, 2, 0]], np.int32)
+  batch["encoder_mask"] = np.array([[1, 1, 1, 0]], np.int32)
+  masked = objective.sums(model, params, batch, train=False)
+  np.testing.assert_allclose(masked.loss, sums.loss, rtol=1e-5)
+  assert masked.tokens == 3
+
+
 def test_an_unknown_label():
   task = add_task("topics", ["Sport", "news", "Sport", "Sport", "Sport"])
   objective = Classify(LABELS)
@@ -217,7 +272,12 @@ def test_a_step_learns_the_labels():
     losses.append(float(metrics["loss"]))
   assert losses[-1] < 0.2 * losses[0]
   assert metrics["weight"] == 5
+  zeros = jax.tree.map(jnp.zeros_like, state.trained)
+  measure(zeros)
+  (remark,) = measure.remarks
+  assert remark.startswith("warning: every answer to 'topics' is 'Sport': the")
   results, texts = measure.with_predictions(state.trained)
+  assert measure.remarks == []
   assert results.keys() == {
     "loss",
     "label_accuracy",

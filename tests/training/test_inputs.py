@@ -52,7 +52,7 @@ def test_eval_batches_cover_the_split_and_fill_up_with_padding(task):
 def test_task_that_does_not_fit(task, name, vocab_size, message):
   def check(name, vocab_size):
     config = testing.tiny_config(vocab_size=vocab_size)
-    inputs.check_task(name, Seq2Seq(), config)
+    inputs.check_task(name, Seq2Seq(), config, LENGTHS)
 
   check(task, 48)
   with pytest.raises(ValueError, match=message):

@@ -111,6 +111,8 @@ def scores(monkeypatch):
   values = []
 
   class Scripted:
+    remarks = ()
+
     def __init__(self, *args, **kwargs):
       pass
 
