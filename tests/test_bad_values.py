@@ -48,7 +48,10 @@ CASES = [
     ("BATCH_SIZE=True", "BATCH_SIZE=True; expected a whole number"),
     ("MICROBATCHES=1.5", "MICROBATCHES=1.5; expected a whole number"),
     ("TASK_FEATURE_LENGTHS=16", "TASK_FEATURE_LENGTHS=16; expected {'inputs'"),
-    ("TASK_FEATURE_LENGTHS={'inputs': 8}", "TASK_FEATURE_LENGTHS={'inputs': 8"),
+    (
+      "TASK_FEATURE_LENGTHS={'targets': 8}",
+      "TASK_FEATURE_LENGTHS={'targets': ",
+    ),
     ("REDUCTIONS=5", "REDUCTIONS=5; expected numbers, 1 or more, in brackets"),
     ("REDUCTIONS=('a',)", "REDUCTIONS=('a',); expected numbers"),
     ("REDUCTION=five", "CodaConfig.reduction is 'five'; expected 1"),

@@ -108,8 +108,8 @@ def span_corruption_task(
     ValueError: a `filepattern` without "{split}", or noise out of range.
     FileNotFoundError: no training file matches.
   """
-  patterns = _by_split(filepattern)
   preprocessors.check_noise(noise_density, mean_span_length)
+  patterns = _by_split(filepattern)
 
   def make():
     seqio.TaskRegistry.add(

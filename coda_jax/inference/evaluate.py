@@ -113,9 +113,7 @@ def evaluate(
         if kind == "int8":
           model, params = quantization.int8(model, params)
         if evaluation is None:
-          inputs.check_task(
-            mixture_or_task_name, objective, model.config, task_feature_lengths
-          )
+          inputs.check_task(mixture_or_task_name, objective, model.config)
           inputs.check_split(mixture_or_task_name, split)
           for line in coverage.report(
             mixture_or_task_name,

@@ -102,9 +102,7 @@ def infer(
     model = backbones.build(model.config.with_reduction(reduction))
   counts = sources.Counts()
   if text is None:
-    inputs.check_task(
-      mixture_or_task_name, Seq2Seq(), model.config, task_feature_lengths
-    )
+    inputs.check_task(mixture_or_task_name, Seq2Seq(), model.config)
     vocabulary = sources.check_task(mixture_or_task_name, split)
     examples = sources.read_task(
       mixture_or_task_name, split, task_feature_lengths

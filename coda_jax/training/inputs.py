@@ -15,20 +15,45 @@ from coda_jax.training import tf_iterator
 Batch = dict[str, np.ndarray]
 
 
-def check_task(
-  name: str, objective: Objective, config: Any, lengths: Mapping[str, int]
-) -> None:
+def check_lengths(name: str, lengths: Mapping[str, int]) -> None:
+  """Checks that the task is registered, and that each feature has a length.
+
+  Args:
+    name: seqio task or mixture.
+    lengths: of the task's features.
+
+  Raises:
+    ValueError: naming what does not fit.
+  """
+  features = _features(name)
+  if differing := sorted(features.keys() ^ lengths.keys()):
+    raise ValueError(
+      f"TASK_FEATURE_LENGTHS={dict(lengths)} does not fit {name!r}, whose "
+      f"features are {sorted(features)}: give lengths of these ({differing} "
+      "differ)"
+    )
+
+
+def check_task(name: str, objective: Objective, config: Any) -> None:
   """Checks that the task is registered, and fits the objective and the model.
 
   Args:
     name: seqio task or mixture.
     objective: to use the task for.
     config: of the model.
-    lengths: of the task's features.
 
   Raises:
     ValueError: naming what does not fit.
   """
+  features = _features(name)
+  try:
+    objective.check(features, config)
+  except ValueError as error:
+    raise ValueError(f"{name!r}: {error}") from error
+
+
+def _features(name: str) -> Mapping[str, Any]:
+  """The output features of a task or mixture."""
   import seqio
 
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
@@ -37,17 +62,7 @@ def check_task(
       f"no seqio task or mixture {name!r} is registered; known are "
       f"{sorted(known)}; import the module that adds it in a gin file"
     )
-  features = seqio.get_mixture_or_task(name).output_features
-  try:
-    objective.check(features, config)
-  except ValueError as error:
-    raise ValueError(f"{name!r}: {error}") from error
-  if differing := sorted(features.keys() ^ lengths.keys()):
-    raise ValueError(
-      f"TASK_FEATURE_LENGTHS={dict(lengths)} does not fit {name!r}, whose "
-      f"features are {sorted(features)}: give lengths of these ({differing} "
-      "differ)"
-    )
+  return seqio.get_mixture_or_task(name).output_features
 
 
 def splits(name: str) -> tuple[str, ...]:

@@ -132,6 +132,7 @@ def train(
   """
   given = dict(locals())
   arguments.check(given)
+  inputs.check_lengths(mixture_or_task_name, task_feature_lengths)
   devices = partitioning.mesh_of(mesh)
   partitioning.check_batch(
     batch_size // microbatches, devices, "batch_size / microbatches"
@@ -140,9 +141,7 @@ def train(
     eval_batch_size or batch_size, devices, "eval_batch_size"
   )
   model, differing = setup.inherit(model, initial_checkpoint_path)
-  inputs.check_task(
-    mixture_or_task_name, objective, model.config, task_feature_lengths
-  )
+  inputs.check_task(mixture_or_task_name, objective, model.config)
   splits = inputs.splits(mixture_or_task_name)
   best_lib.check(
     best_metric, early_stop_steps, mixture_or_task_name, eval_split, splits

