@@ -92,6 +92,10 @@ ADDED = {
   "sizes/base.gin": ("--gin_file=sizes/tiny.gin", *LAYERS),
   "sizes/xl.gin": ("--gin_file=sizes/tiny.gin", *LAYERS),
   "experiments/tiny_": LAYERS,
+  "experiments/embed_distil": (
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 16}",
+    "--gin.INITIAL_CHECKPOINT_PATH=my-model",
+  ),
   "coda_jax.eval": (
     "--gin.BATCH_SIZE=8",
     "--gin.EVAL_EXAMPLES=8",
@@ -366,8 +370,10 @@ def test_commands_run(words, tmp_path, monkeypatch, request):
   folder = tmp_path / "empty"
   folder.mkdir()
   monkeypatch.chdir(folder)
-  if "experiments/tiny_" in line:
+  if "experiments/tiny_" in line or "embed_distil" in line:
     pretraining_data(folder)
+  if "embed_distil" in line:
+    a_sentence_encoder(folder / "my-model")
   if "runs/topic/adapter" in line:
     shutil.copytree(trained, "runs/topic/adapter")
   if "bert_base" in line:
