@@ -195,6 +195,8 @@ class CodaLayer(nn.Module):
     x: Array,
     mask: Array | None = None,
     deterministic: bool = True,
+    *,
+    selection: router.Selection | None = None,
     **inputs: Any,
   ) -> tuple[Array, router.Selection | None]:
     """Applies the layer.
@@ -203,6 +205,8 @@ class CodaLayer(nn.Module):
       x: [batch, n, emb_dim].
       mask: bool [batch, n], True for real tokens; all are by default.
       deterministic: turns dropout off.
+      selection: the tokens to process, if another layer has chosen them; None
+        lets the layer's own router choose.
       **inputs: further arguments of `Block.delta`.
 
     Returns:
@@ -218,7 +222,8 @@ class CodaLayer(nn.Module):
       **inputs,
     )
     if self._reduction() > 1:
-      selection = self.router(everything.norm, mask)
+      if selection is None:
+        selection = self.router(everything.norm, mask)
       y = x + self._routed(everything, selection, delta)
     else:
       selection = None

@@ -153,6 +153,8 @@ class CodaConfig:
       no adapter.
     convolution: width of a depthwise convolution over the tokens, in the
       bottleneck of the encoder's adapters; 0 for none.
+    shared_router: the first layer that routes chooses for all of them: the same
+      tokens go through every layer. Otherwise each has a router of its own.
     lora: low-rank factors on the backbone's projections, or None.
     dispatch: "gather", "one_hot", or "auto", the faster one of the platform.
     unset: names of the fields that were given as None; not a field itself.
@@ -166,6 +168,7 @@ class CodaConfig:
   soft_top_k_method: str = "exact"
   bottleneck_dim: int = 64
   convolution: int = 0
+  shared_router: bool = False
   lora: LoraConfig | None = None
   dispatch: str = "auto"
 
@@ -192,6 +195,11 @@ class CodaConfig:
       raise ValueError(f"CodaConfig.epsilon={self.epsilon!r}; expected above 0")
     check_whole("CodaConfig.bottleneck_dim", self.bottleneck_dim, 0)
     check_whole("CodaConfig.convolution", self.convolution, 0)
+    if not isinstance(self.shared_router, bool):
+      raise ValueError(
+        f"CodaConfig.shared_router={self.shared_router!r}; expected True or "
+        "False"
+      )
     check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
     check_choice("CodaConfig.router", self.router, ROUTERS)
     check_choice(
@@ -255,13 +263,22 @@ class Conditional:
           f"layers 0 to {self.num_encoder_layers - 1}"
         )
     if self.scan_layers and (
-      self.coda.layer_reductions or self.coda.router == "random"
+      self.coda.layer_reductions
+      or self.coda.router == "random"
+      or self.coda.shared_router
     ):
       raise ValueError(
         f"{type(self).__name__}.scan_layers needs layers that are alike, but "
-        f"CodaConfig has layer_reductions={self.coda.layer_reductions} and "
-        f"router={self.coda.router!r}; leave them out, or set "
-        "scan_layers=False"
+        f"CodaConfig has layer_reductions={self.coda.layer_reductions}, "
+        f"router={self.coda.router!r} and shared_router="
+        f"{self.coda.shared_router}; leave them out, or set scan_layers=False"
+      )
+    routed = {self.layer_reduction(i) for i in range(self.num_encoder_layers)}
+    if self.coda.shared_router and len(routed - {1.0}) > 1:
+      raise ValueError(
+        "CodaConfig.shared_router=True lets all layers process the same "
+        f"tokens, but their r differ: {sorted(routed - {1.0})}; give one r to "
+        "those that route"
       )
     for target in self.lora.targets if self.lora else ():
       if target not in projections:

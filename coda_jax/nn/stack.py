@@ -6,7 +6,7 @@ their paths, `layers_0`, `layers_1`, ...; they are stacked on the way in, which
 costs a copy of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,10 +57,15 @@ def encode(
       block, cfg.coda, cfg.layer_reduction(i), cfg.dtype, **place
     )
 
-  def call(layer: Any, x: Array) -> tuple[Array, router.Selection | None]:
+  def call(
+    layer: Any, x: Array, before: Sequence[router.Selection | None]
+  ) -> tuple[Array, router.Selection | None]:
     if cfg.coda is None:
       return coda.dense(layer, x, mask, deterministic, **inputs), None
-    return layer(x, mask, deterministic, **inputs)
+    shared = None
+    if cfg.coda.shared_router:
+      shared = next((one for one in before if one is not None), None)
+    return layer(x, mask, deterministic, selection=shared, **inputs)
 
   x, routing = apply_layers(
     module,
@@ -77,7 +82,7 @@ def encode(
 def apply_layers(
   module: nn.Module,
   make: Callable[..., nn.Module],
-  call: Callable[[Any, Array], tuple[Array, Any]],
+  call: Callable[[Any, Array, Sequence[Any]], tuple[Array, Any]],
   x: Array,
   *,
   number: int,
@@ -89,7 +94,8 @@ def apply_layers(
   Args:
     module: the bound module that owns `layers_0`, `layers_1`, ...
     make: (i, name=... or parent=None) -> layer number i.
-    call: (layer, tokens) -> (tokens, further result).
+    call: (layer, tokens, further results of the layers before) -> (tokens,
+      further result). In a loop the second argument is ().
     x: the tokens.
     number: how many layers there are.
     remat: recompute each layer in the backward pass.
@@ -105,7 +111,7 @@ def apply_layers(
     call = nn.remat(call, prevent_cse=True)
   others = []
   for i in range(number):
-    x, other = call(make(i, name=f"layers_{i}"), x)
+    x, other = call(make(i, name=f"layers_{i}"), x, tuple(others))
     others.append(other)
   return x, others
 
@@ -121,7 +127,7 @@ def _in_a_loop(module, layer, call, x, number, remat) -> tuple[Array, list]:
 
   def step(x: Array, own: Any) -> tuple[Array, Any]:
     params, rngs = own
-    return layer.apply({"params": params}, x, method=call, rngs=rngs)
+    return layer.apply({"params": params}, x, (), method=call, rngs=rngs)
 
   if remat:
     # A loop's body has nothing outside to share a subexpression with.

@@ -1,6 +1,7 @@
 """T5's decoder: dense, with a parallel adapter in each layer."""
 
 import functools
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -100,7 +101,10 @@ class Decoder(nn.Module):
     y = self.shared_embedding(decoder_input_tokens)
     y = sublayers.make_dropout(cfg)(y, deterministic=deterministic)
 
-    def call(layer: DecoderLayer, y: Array) -> tuple[Array, None]:
+    def call(
+      layer: DecoderLayer, y: Array, before: Sequence[None]
+    ) -> tuple[Array, None]:
+      del before
       y = layer(
         y,
         encoded,

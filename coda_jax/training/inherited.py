@@ -21,6 +21,7 @@ _MACROS = {
   "epsilon": "EPSILON",
   "bottleneck_dim": "BOTTLENECK_DIM",
   "convolution": "CONVOLUTION",
+  "shared_router": "SHARED_ROUTER",
   "rank": "LORA_RANK",
 }
 # Fields that change the shapes of the parameters.

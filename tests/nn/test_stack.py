@@ -1,5 +1,7 @@
 """Layers in a loop against the same layers one by one."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,7 @@ class Stack(nn.Module):
     return stack.apply_layers(
       self,
       lambda i, **place: Scaled(**place),
-      lambda layer, x: layer(x),
+      lambda layer, x, before: layer(x),
       x,
       number=3,
       remat=False,
@@ -123,3 +125,79 @@ def test_each_layer_has_parameters_and_keys_of_its_own(loop):
 def test_layers_that_differ_are_refused(coda):
   with pytest.raises(ValueError, match=r"alike.*set scan_layers=False"):
     model_of(coda, scan_layers=True)
+
+
+SHARED = CodaConfig(
+  2.0, ((0, 1.0),), bottleneck_dim=4, epsilon=0.5, shared_router=True
+)
+
+
+def encode(model, params, tokens):
+  return model.apply(
+    {"params": params},
+    tokens,
+    enable_dropout=False,
+    return_routing=True,
+    method="encode",
+  )
+
+
+def test_one_router_chooses_for_all_layers():
+  """Its layers, one by one, with what the first that routes has chosen."""
+  model = model_of(SHARED)
+  params = testing.random_params(model)
+  leaves = params_lib.flatten(params)
+  assert [path for path in leaves if "router" in path] == [
+    "encoder/layers_1/router/kernel"
+  ]
+  tokens = testing.random_tokens((9, 6), 11, 48)
+  encoded, (dense, first, second) = encode(model, params, tokens)
+  assert dense is None
+  for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    np.testing.assert_array_equal(a, b)
+  longer, _ = encode(model, params, np.pad(tokens, ((0, 0), (0, 4))))
+  real = tokens > 0
+  np.testing.assert_allclose(
+    encoded[real], longer[:, :11][real], rtol=1e-4, atol=1e-5
+  )
+  # The same model with a router in each layer, which choose what the first does
+  # where their scores are, differs only in the second layer's choice.
+  alone = model_of(dataclasses.replace(SHARED, shared_router=False))
+  own = testing.random_params(alone)
+  np.testing.assert_array_equal(
+    encode(alone, own, tokens)[1][1].indices, first.indices
+  )
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_one_router_learns_from_all_layers(remat):
+  tokens = testing.random_tokens((9, 6), 11, 48)
+
+  def gradient(config):
+    model = model_of(config, remat=remat)
+    params = testing.random_params(model)
+    loss = lambda p: (encode(model, p, tokens)[0][tokens > 0] ** 2).sum()
+    found = jax.grad(loss)(params)["encoder"]["layers_1"]["router"]["kernel"]
+    return np.asarray(found)
+
+  def loss(shift):
+    model = model_of(SHARED)
+    params = params_lib.flatten(testing.random_params(model))
+    name = "encoder/layers_1/router/kernel"
+    params[name] = params[name] + shift * direction
+    encoded, _ = encode(model, params_lib.unflatten(params), tokens)
+    return float((np.asarray(encoded, np.float64)[tokens > 0] ** 2).sum())
+
+  found = gradient(SHARED)
+  direction = np.sign(found)
+  slope = (loss(1e-3) - loss(-1e-3)) / 2e-3
+  np.testing.assert_allclose((found * direction).sum(), slope, rtol=0.05)
+
+
+def test_layers_that_share_a_router_have_one_r():
+  with pytest.raises(ValueError, match=r"r differ: \[2.0, 3.0\]; give one r"):
+    model_of(CodaConfig(2.0, ((1, 3.0),), shared_router=True))
+  with pytest.raises(ValueError, match="alike.*set scan_layers=False"):
+    model_of(CodaConfig(2.0, shared_router=True), scan_layers=True)
+  with pytest.raises(ValueError, match="shared_router=1; expected True or"):
+    CodaConfig(shared_router=1)
