@@ -103,9 +103,7 @@ def _flops(
   model = backbones.build(_counted(config))
   inputs = backbones.example(config, 1, dict(lengths))
   if method == "encode":
-    inputs = {
-      name: inputs[name] for name in backbones.of(config).encoder_inputs
-    }
+    inputs = backbones.encoder_inputs(config, inputs)
 
   def call(params: Any, inputs: dict[str, Any]) -> Any:
     return model.apply(
@@ -184,8 +182,7 @@ def encoder_call(
   model: nn.Module, params: Any, batch: Mapping[str, jax.Array]
 ) -> Callable[[], jax.Array]:
   """A call of the compiled encoder, bound to its arguments in a batch."""
-  names = backbones.of(model.config).encoder_inputs
-  inputs = {name: batch[name] for name in names if name in batch}
+  inputs = backbones.encoder_inputs(model.config, batch)
 
   @jax.jit
   def encode(params, inputs):

@@ -136,3 +136,11 @@ def example(
   """
   lengths = lengths or {"inputs": 8, "targets": 8}
   return of(config).example(config, batch_size, lengths)
+
+
+def encoder_inputs(
+  config: Conditional, batch: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The arrays of a batch that are arguments of a model's `encode`, by name."""
+  names = of(config).encoder_inputs
+  return {name: batch[name] for name in names if name in batch}

@@ -9,7 +9,7 @@ of float32, or in .parquet, with the columns text and vector. A run that was
 killed resumes where it stopped.
 
 The exit status is 2 for bad input, which would fail again, and 1 for an error
-that another try may mend, such as a full disk.
+after which another try may succeed, such as a full disk.
 """
 
 import argparse

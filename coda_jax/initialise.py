@@ -48,7 +48,7 @@ def fresh(model: Any, key: jax.Array) -> dict[str, Any]:
 
 
 def _variables(model: Any, key: jax.Array) -> dict[str, Any]:
-  # Of ones: no shape depends on what is in them, as long as it is no padding.
+  # The values do not matter, as long as they are not padding.
   inputs = jax.tree.map(
     lambda x: jnp.ones(x.shape, x.dtype), backbones.example(model.config)
   )

@@ -48,8 +48,7 @@ def random_params(model: nn.Module, part: str) -> dict[str, Any]:
   )
   method = "encode" if part == "encoder" else "__call__"
   if part == "encoder":
-    names = backbones.of(model.config).encoder_inputs
-    inputs = {name: inputs[name] for name in names}
+    inputs = backbones.encoder_inputs(model.config, inputs)
 
   @jax.jit
   def init(key):

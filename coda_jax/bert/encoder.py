@@ -64,7 +64,7 @@ class TokenEmbedder(nn.Module):
     if cfg.family == "bert":
       positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
       return jnp.broadcast_to(positions[None, :], tokens.shape)
-    # By the tokens, not by the mask of attention: as transformers does.
+    # transformers counts the tokens, whatever the attention mask says.
     real = (tokens != cfg.pad_id).astype(jnp.int32)
     return jnp.cumsum(real, axis=1) * real + cfg.pad_id
 

@@ -168,12 +168,10 @@ def evaluate(
           num_examples=num_examples,
         )
       )
-      encoder_inputs = backbones.of(timed_as[0][0]).encoder_inputs
       costs = analysis.inference_costs(
         timed,
         jax.device_put(
-          {name: first[name] for name in encoder_inputs if name in first},
-          sharding,
+          backbones.encoder_inputs(timed_as[0][0], first), sharding
         ),
         max_length=task_feature_lengths.get("targets", 1),
         repeats=repeats,

@@ -96,8 +96,7 @@ class DistilEncoder:
     train: bool,
     rngs: Mapping[str, Array] | None = None,
   ) -> Sums:
-    names = backbones.of(model.config).encoder_inputs
-    inputs = {name: batch[name] for name in names if name in batch}
+    inputs = backbones.encoder_inputs(model.config, batch)
     mask = batch["encoder_mask"].astype(bool)
     found, routing = model.apply(
       {"params": params},

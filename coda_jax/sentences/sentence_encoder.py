@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from coda_jax.sentences import pooling
 
-# By the last part of torch's class path.
+# {last part of torch's class path: the function}.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
   "Identity": lambda x: x,
   "Tanh": jnp.tanh,

@@ -21,7 +21,8 @@ def check(
 
   Args:
     metric: name of the result that is to be the best; None for no such model.
-    patience: ends a run without a better one for so many steps; None for never.
+    patience: steps without a better result after which a run ends; None for
+      never.
     task: seqio task or mixture.
     split: to evaluate on.
     splits: those that the task has.

@@ -26,7 +26,7 @@ _MACROS = {
 }
 # Fields that change the shapes of the parameters.
 _SHAPES = ("bottleneck_dim", "convolution", "rank")
-# Fields that a run may choose anew; the others tell the size and the kind of
+# Fields that a run may choose freely. The others give the size and the kind of
 # the model. So may a head where the checkpoint has none.
 _FREE = (
   *COMPUTE,

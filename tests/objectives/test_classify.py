@@ -177,7 +177,7 @@ def test_padding_is_what_the_model_calls_so(bert_folder):
   objective = Classify(LABELS)
   sums = objective.sums(model, params, batch, train=False)
   assert sums.tokens == 3
-  # As seqio pads, with the mask that `converter` makes.
+  # seqio pads so, and `converter` makes the mask.
   batch["encoder_input_tokens"] = np.array([[0, 5, 2, 0]], np.int32)
   batch["encoder_mask"] = np.array([[1, 1, 1, 0]], np.int32)
   masked = objective.sums(model, params, batch, train=False)
