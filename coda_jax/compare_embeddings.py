@@ -189,60 +189,83 @@ def compare(
   return rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Compares what the command line names; returns the exit code."""
-  parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+  """The options of the command line."""
+  options = argparse.ArgumentParser(
     prog=PROGRAM,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--model", required=True, metavar="PATH")
-  parser.add_argument(
+  options.add_argument("--model", required=True, metavar="PATH")
+  options.add_argument(
     "--adapter",
     action="append",
     default=[],
     metavar="[NAME=]PATH",
     help="of save_adapter; may be repeated",
   )
-  parser.add_argument("--reductions", type=_numbers(float), default=[])
-  parser.add_argument(
+  options.add_argument("--reductions", type=_numbers(float), default=[])
+  options.add_argument(
     "--input", required=True, metavar="TABLE", help="columns title, body, topic"
   )
-  parser.add_argument("--train", metavar="TABLE", help="to fit the probe on")
-  parser.add_argument("--max_length", type=int, default=256)
-  parser.add_argument("--first_tokens", type=_numbers(int), default=[])
-  parser.add_argument("--first_layers", type=_numbers(int), default=[])
-  parser.add_argument("--timed", type=int, default=64, help="bodies")
-  parser.add_argument("--repeats", type=int, default=7)
-  parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
-  args = parser.parse_args(argv)
+  options.add_argument("--train", metavar="TABLE", help="to fit the probe on")
+  options.add_argument("--max_length", type=int, default=256)
+  options.add_argument("--first_tokens", type=_numbers(int), default=[])
+  options.add_argument("--first_layers", type=_numbers(int), default=[])
+  options.add_argument("--timed", type=int, default=64, help="bodies")
+  options.add_argument("--repeats", type=int, default=7)
+  options.add_argument("--json", type=pathlib.Path, metavar="FILE")
+  return options
+
+
+def run(options: argparse.Namespace, more: Sequence[Encoder] = ()) -> int:
+  """Compares, prints the table and writes the JSON file.
+
+  Args:
+    options: see `parser`.
+    more: further encoders.
+
+  Returns:
+    The exit code.
+  """
   adapters = [
     tuple(text.split("=", 1)) if "=" in text else ("CoDA", text)
-    for text in args.adapter
+    for text in options.adapter
   ]
   try:
-    test = read_texts(args.input)
-    train = read_texts(args.train) if args.train else None
+    test = read_texts(options.input)
+    train = read_texts(options.train) if options.train else None
     if train and not (train.topics and test.topics):
       raise ValueError("--train needs the column topic, in --input too")
     found = encoders(
-      args.model,
+      options.model,
       adapters,
-      reductions=args.reductions,
-      first_tokens=args.first_tokens,
-      first_layers=args.first_layers,
-      max_length=args.max_length,
+      reductions=options.reductions,
+      first_tokens=options.first_tokens,
+      first_layers=options.first_layers,
+      max_length=options.max_length,
     )
-    rows = compare(found, test, train, timed=args.timed, repeats=args.repeats)
+    rows = compare(
+      [*found, *more],
+      test,
+      train,
+      timed=options.timed,
+      repeats=options.repeats,
+    )
   except (OSError, ValueError) as error:
     cli.fail(error, PROGRAM)
     return 2
   print(report.table(_COLUMNS, rows))
-  if args.json:
-    about = {"input": pathlib.Path(args.input).name, "rows": rows}
+  if options.json:
+    about = {"input": pathlib.Path(options.input).name, "rows": rows}
     about |= {"environment": report.environment()}
-    files.write_json(args.json, about)
+    files.write_json(options.json, about)
   return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Compares what the command line names; returns the exit code."""
+  return run(parser().parse_args(argv))
 
 
 def _numbers(kind: type) -> Callable[[str], list[Any]]:

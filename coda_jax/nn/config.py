@@ -142,7 +142,8 @@ class CodaConfig:
     reduction: r; each routed layer processes ceil(length / r) tokens of a
       sequence. 1 keeps the layer dense, next to its adapter: the parallel
       adapter baseline.
-    layer_reductions: (layer, r) pairs that override `reduction`.
+    layer_reductions: (layer, r) pairs that override `reduction`; layer -1 is
+      the last one, as in a list.
     attention: "k_to_k" (routed tokens attend to routed tokens) or "k_to_all"
       (to every token).
     router: "soft_top_k", or one of the paper's alternatives, "sigmoid" and
@@ -176,7 +177,11 @@ class CodaConfig:
     object.__setattr__(self, "unset", _fill(self))
     pairs = _pairs("CodaConfig.layer_reductions", self.layer_reductions)
     for layer, _ in pairs:
-      check_whole("CodaConfig.layer_reductions: layer", layer, 0)
+      if type(layer) is not int:
+        raise ValueError(
+          f"CodaConfig.layer_reductions: layer={layer!r}; expected a whole "
+          "number"
+        )
     if len(dict(pairs)) < len(pairs):
       raise ValueError(
         f"CodaConfig.layer_reductions={pairs} names a layer twice"
@@ -217,10 +222,6 @@ class CodaConfig:
       return "coda_lora" if routed or self.bottleneck_dim else "lora"
     return "coda" if routed else "adapter"
 
-  def layer_reduction(self, layer: int) -> float:
-    """The reduction factor r of the encoder's layer number `layer`."""
-    return dict(self.layer_reductions).get(layer, float(self.reduction))
-
 
 class Conditional:
   """The part of a backbone's configuration that is about routing.
@@ -256,12 +257,19 @@ class Conditional:
     """
     if self.coda is None:
       return
-    for layer, _ in self.coda.layer_reductions:
-      if not 0 <= layer < self.num_encoder_layers:
+    depth = self.num_encoder_layers
+    layers = [layer for layer, _ in self.coda.layer_reductions]
+    for layer in layers:
+      if not -depth <= layer < depth:
         raise ValueError(
           f"CodaConfig.layer_reductions names layer {layer}; the encoder has "
-          f"layers 0 to {self.num_encoder_layers - 1}"
+          f"layers 0 to {depth - 1}, or {-depth} to -1 from its end"
         )
+    if len({layer % depth for layer in layers}) < len(layers):
+      raise ValueError(
+        f"CodaConfig.layer_reductions={self.coda.layer_reductions} names a "
+        f"layer twice, from both ends of {depth} layers"
+      )
     if self.scan_layers and (
       self.coda.layer_reductions
       or self.coda.router == "random"
@@ -316,7 +324,11 @@ class Conditional:
 
   def layer_reduction(self, layer: int) -> float:
     """r of encoder layer number `layer`; 1 is dense."""
-    return self.coda.layer_reduction(layer) if self.coda else 1.0
+    if self.coda is None:
+      return 1.0
+    depth = self.num_encoder_layers
+    own = {i % depth: r for i, r in self.coda.layer_reductions}
+    return own.get(layer, float(self.coda.reduction))
 
   def with_reduction(self, reduction: float) -> Self:
     """The same model at another r, in every encoder layer that routes.

@@ -71,6 +71,15 @@ def test_layers_may_have_a_reduction_of_their_own():
   assert config.is_routed
 
 
+def test_layers_may_be_counted_from_the_end():
+  coda = CodaConfig(reduction=6, layer_reductions=((0, 1), (-1, 1), (-2, 2)))
+  config = testing.tiny_config(num_encoder_layers=4, coda=coda)
+  assert [config.layer_reduction(i) for i in range(4)] == [1, 6, 2, 1]
+  # A deeper encoder has another last layer.
+  config = testing.tiny_config(num_encoder_layers=5, coda=coda)
+  assert [config.layer_reduction(i) for i in range(5)] == [1, 6, 6, 2, 1]
+
+
 def test_what_is_routed():
   assert not testing.tiny_config().is_routed
   assert not testing.tiny_config(coda=CodaConfig(reduction=1)).is_routed
@@ -104,9 +113,17 @@ def test_bad_coda_config_names_field_value_and_remedy(fields, message):
     CodaConfig(**fields)
 
 
-def test_layer_that_does_not_exist_is_refused():
-  coda = CodaConfig(layer_reductions=((4, 2),))
-  with pytest.raises(ValueError, match="names layer 4;.*layers 0 to 3"):
+@pytest.mark.parametrize(
+  ("layers", "message"),
+  [
+    ((4,), "names layer 4;.*layers 0 to 3, or -4 to -1"),
+    ((-5,), "names layer -5;.*layers 0 to 3, or -4 to -1"),
+    ((3, -1), "names a layer twice, from both ends of 4 layers"),
+  ],
+)
+def test_layers_that_do_not_exist_are_refused(layers, message):
+  coda = CodaConfig(layer_reductions=tuple((i, 2) for i in layers))
+  with pytest.raises(ValueError, match=message):
     testing.tiny_config(num_encoder_layers=4, coda=coda)
 
 
