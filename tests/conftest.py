@@ -161,12 +161,33 @@ def bert_folder(tmp_path):
   return make
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forgetful():
-  """Drops compiled programs after a file's tests: each holds about 2 MB."""
-  yield
-  jax.clear_caches()
-  gc.collect()
-  # glibc keeps what was freed, half a gigabyte in the end, unless it is asked.
-  if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-    trim(0)
+def resident_bytes():
+  """Of this process; 0 where Linux's /proc is not."""
+  try:
+    with open("/proc/self/statm") as file:
+      return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+  except FileNotFoundError:
+    return 0
+
+
+MAY_GROW = 300 * 10**6  # bytes
+_after_forgetting = resident_bytes()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item, nextitem):
+  """Drops compiled programs, about 2 MB each: after a file, or when they grew.
+
+  The programs of some files would take a gigabyte by the end of the file.
+  """
+  global _after_forgetting
+  result = yield
+  grew = resident_bytes() - _after_forgetting > MAY_GROW
+  if grew or nextitem is None or nextitem.path != item.path:
+    jax.clear_caches()
+    gc.collect()
+    # glibc keeps what was freed, half a gigabyte in the end, unless asked.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+      trim(0)
+    _after_forgetting = resident_bytes()
+  return result
