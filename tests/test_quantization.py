@@ -79,7 +79,13 @@ def test_logits_are_those_of_rounded_kernels(attention):
   )
   ids = tokens(model)
   found, expected, float_logits = (
-    np.asarray(m.apply({"params": p}, ids, ids, ids, enable_dropout=False))
+    np.asarray(
+      jax.jit(
+        lambda p, m=m: m.apply(
+          {"params": p}, ids, ids, ids, enable_dropout=False
+        )
+      )(p)
+    )
     for m, p in (
       (quantized, small),
       (model, expected_params),

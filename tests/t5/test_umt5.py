@@ -1,6 +1,7 @@
 """UMT5: a position bias in every layer, with what CoDA does to layers."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -23,8 +24,13 @@ def umt5(coda=None, **fields):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, batch):
+  return model.apply({"params": params}, **batch, enable_dropout=False)
+
+
 def logits(model, params, batch=BATCH):
-  out = model.apply({"params": params}, **batch, enable_dropout=False)
+  out = apply(model, params, batch)
   return np.asarray(out)[batch["decoder_target_tokens"] > 0]
 
 

@@ -1,5 +1,7 @@
 import collections
+import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,17 +17,22 @@ def model(**coda):
   return Transformer(testing.tiny_config(coda=config))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, batch):
+  return model.apply({"params": params}, **batch, enable_dropout=False)
+
+
 @pytest.mark.parametrize("r", [1, 3, 8])
 def test_one_set_of_parameters_serves_every_r(r):
   base = model(layer_reductions=((1, 4),))
   params = testing.random_params(base)
   batch = testing.token_batch(base.config.vocab_size)
   other = Transformer(base.config.with_reduction(r))
-  logits = other.apply({"params": params}, **batch, enable_dropout=False)
+  logits = apply(other, params, batch)
   assert np.isfinite(logits).all()
   expected = params_lib.flatten(initialise.abstract_params(other))
   assert expected.keys() <= params_lib.flatten(params).keys()
-  own = base.apply({"params": params}, **batch, enable_dropout=False)
+  own = apply(base, params, batch)
   assert np.abs(np.asarray(own) - np.asarray(logits)).max() > 1e-3
 
 

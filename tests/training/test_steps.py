@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +29,15 @@ def make(**overrides):
   return model, params, batch
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, batch):
+  return model.apply({"params": params}, **batch, enable_dropout=False)
+
+
 def expected_loss(model, params, batch):
   batch = dict(batch)
   weights = batch.pop("decoder_loss_weights")
-  logits = model.apply({"params": params}, **batch, enable_dropout=False)
+  logits = apply(model, params, batch)
   targets = batch["decoder_target_tokens"]
   log_p = np.take_along_axis(log_softmax(logits), targets[..., None], -1)
   correct = np.asarray(logits).argmax(-1) == targets
