@@ -15,7 +15,7 @@ from jax import Array
 from coda_jax import arguments, backbones
 from coda_jax.data import texts
 from coda_jax.nn.config import Conditional
-from coda_jax.objectives import Batch, Sums
+from coda_jax.objectives import Batch, Sums, converters
 
 if TYPE_CHECKING:
   import seqio
@@ -93,8 +93,10 @@ class Classify:
         "loop.train.pack=True; a classifier answers once a row, so it needs an "
         "example a row: use pack=False"
       )
-    return _converter_class()(
-      functools.partial(self._label, features), self._dtype
+    return converters.encoder_only(
+      _MODEL_FEATURES,
+      label=functools.partial(self._label, features),
+      label_dtype=self._dtype,
     )
 
   @property
@@ -203,63 +205,3 @@ def _logits(params: Any, inputs: Batch, *, model: nn.Module) -> Array:
 
 def _inputs(batch: Batch) -> dict[str, Any]:
   return {name: batch[name] for name in _MODEL_FEATURES if name in batch}
-
-
-@functools.cache
-def _converter_class() -> type:
-  """seqio's base class is at hand only where data are read."""
-  import seqio
-  import tensorflow as tf
-
-  spec = seqio.FeatureConverter.FeatureSpec
-
-  class Converter(seqio.FeatureConverter):
-    """Inputs as they are, and what `label` makes of an example's target."""
-
-    TASK_FEATURES = {
-      "inputs": spec(dtype=tf.int32),
-      "targets": spec(dtype=tf.int32),
-    }
-    PACKING_FEATURE_DTYPES = {}
-
-    def __init__(self, label, dtype):
-      self._label, self._dtype = label, tf.as_dtype(dtype)
-      self.MODEL_FEATURES = {
-        **dict.fromkeys(_MODEL_FEATURES, spec(dtype=tf.int32)),
-        "labels": spec(dtype=self._dtype, rank=0),
-        "loss_weights": spec(dtype=tf.int32, rank=0),
-      }
-      super().__init__(pack=False)
-
-    def _convert_features(self, ds, task_feature_lengths):
-      @seqio.map_over_dataset
-      def convert(example):
-        names = [x for x in ("targets", "targets_pretokenized") if x in example]
-        label = tf.numpy_function(
-          lambda *values: self._label(**dict(zip(names, values, strict=True))),
-          [example[name] for name in names],
-          self._dtype,
-        )
-        tokens = example["inputs"]
-        types = example.get("inputs_token_types", tf.zeros_like(tokens))
-        return {
-          "encoder_input_tokens": tokens,
-          "encoder_token_types": types,
-          "encoder_mask": tf.ones_like(tokens),
-          "labels": tf.ensure_shape(label, ()),
-          "loss_weights": tf.constant(1),
-        }
-
-      return seqio.utils.trim_and_pad_dataset(
-        convert(ds),
-        dict.fromkeys(_MODEL_FEATURES, task_feature_lengths["inputs"]),
-      )
-
-    def get_model_feature_lengths(self, task_feature_lengths):
-      return {
-        **dict.fromkeys(_MODEL_FEATURES, task_feature_lengths["inputs"]),
-        "labels": 1,
-        "loss_weights": 1,
-      }
-
-  return Converter

@@ -1,22 +1,36 @@
-"""seqio's feature converters for encoders without a decoder.
+"""seqio's feature converter for encoders without a decoder.
 
 In functions, since seqio is at hand only where data are read.
 """
 
 import functools
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   import seqio
 
 
-def encoder_only() -> "seqio.FeatureConverter":
-  """Makes `encoder_input_tokens` and `encoder_mask` of a task's inputs.
+def encoder_only(
+  arguments: Sequence[str],
+  *,
+  label: Callable[..., Any] | None = None,
+  label_dtype: Any = None,
+) -> "seqio.FeatureConverter":
+  """Makes the arguments of a model of a task's inputs, an example a row.
 
   The mask is 1 for the tokens of the example, whatever their ids are; seqio
-  pads both with 0.
+  pads all of them with 0.
+
+  Args:
+    arguments: some of `encoder_input_tokens`, `encoder_token_types` and
+      `encoder_mask`, int32 [length] each.
+    label: takes those of `targets` and `targets_pretokenized` that an example
+      has, by name, and returns its label. Each row then has `labels` too, and
+      `loss_weights`, int32 1. None leaves the targets out.
+    label_dtype: of the labels, such as `np.int32`.
   """
-  return _encoder_only_class()(pack=False)
+  return _encoder_only_class()(arguments, label, label_dtype)
 
 
 @functools.cache
@@ -27,24 +41,54 @@ def _encoder_only_class() -> type:
   spec = seqio.FeatureConverter.FeatureSpec
 
   class EncoderOnly(seqio.FeatureConverter):
-    TASK_FEATURES = {"inputs": spec(dtype=tf.int32)}
-    MODEL_FEATURES = {
-      "encoder_input_tokens": spec(dtype=tf.int32),
-      "encoder_mask": spec(dtype=tf.int32),
-    }
     PACKING_FEATURE_DTYPES = {}
+
+    def __init__(self, arguments, label, label_dtype):
+      self._arguments, self._label = tuple(arguments), label
+      self.TASK_FEATURES = {"inputs": spec(dtype=tf.int32)}
+      self.MODEL_FEATURES = dict.fromkeys(arguments, spec(dtype=tf.int32))
+      if label is not None:
+        self._dtype = tf.as_dtype(label_dtype)
+        self.TASK_FEATURES["targets"] = spec(dtype=tf.int32)
+        self.MODEL_FEATURES |= {
+          "labels": spec(dtype=self._dtype, rank=0),
+          "loss_weights": spec(dtype=tf.int32, rank=0),
+        }
+      super().__init__(pack=False)
 
     def _convert_features(self, ds, task_feature_lengths):
       @seqio.map_over_dataset
       def convert(example):
         tokens = example["inputs"]
-        mask = tf.ones_like(tokens)
-        return {"encoder_input_tokens": tokens, "encoder_mask": mask}
+        types = example.get("inputs_token_types", tf.zeros_like(tokens))
+        made = {
+          "encoder_input_tokens": tokens,
+          "encoder_token_types": types,
+          "encoder_mask": tf.ones_like(tokens),
+        }
+        made = {name: made[name] for name in self._arguments}
+        if self._label is not None:
+          made["labels"] = self._label_of(example)
+          made["loss_weights"] = tf.constant(1)
+        return made
 
-      lengths = self.get_model_feature_lengths(task_feature_lengths)
-      return seqio.utils.trim_and_pad_dataset(convert(ds), lengths)
+      return seqio.utils.trim_and_pad_dataset(
+        convert(ds),
+        dict.fromkeys(self._arguments, task_feature_lengths["inputs"]),
+      )
+
+    def _label_of(self, example):
+      names = [x for x in ("targets", "targets_pretokenized") if x in example]
+      label = tf.numpy_function(
+        lambda *values: self._label(**dict(zip(names, values, strict=True))),
+        [example[name] for name in names],
+        self._dtype,
+      )
+      return tf.ensure_shape(label, ())
 
     def get_model_feature_lengths(self, task_feature_lengths):
-      return dict.fromkeys(self.MODEL_FEATURES, task_feature_lengths["inputs"])
+      length = task_feature_lengths["inputs"]
+      scalars = dict.fromkeys(self.MODEL_FEATURES, 1)
+      return scalars | dict.fromkeys(self._arguments, length)
 
   return EncoderOnly

@@ -14,10 +14,12 @@ from jax import Array
 from coda_jax import backbones
 from coda_jax import params as params_lib
 from coda_jax.data import texts
-from coda_jax.objectives import Batch, Sums
+from coda_jax.objectives import Batch, Sums, converters
 
 if TYPE_CHECKING:
   import seqio
+
+_MODEL_FEATURES = ("encoder_input_tokens", "encoder_mask")
 
 # Where the parameters have the teacher's own, those that training changes.
 TEACHER = "teacher"
@@ -71,21 +73,19 @@ class DistilEncoder:
   def converter(
     self, features: Mapping[str, Any], *, pack: bool = False
   ) -> "seqio.FeatureConverter":
-    from coda_jax.objectives import converters
-
     del features
     if pack:
       raise ValueError(
         "loop.train.pack=True; routing needs an example a row: use pack=False"
       )
-    return converters.encoder_only()
+    return converters.encoder_only(_MODEL_FEATURES)
 
   def shapes(
     self, config: Any, batch_size: int, lengths: Mapping[str, int]
   ) -> dict[str, jax.ShapeDtypeStruct]:
     del config
     shape = jax.ShapeDtypeStruct((batch_size, lengths["inputs"]), jnp.int32)
-    return {"encoder_input_tokens": shape, "encoder_mask": shape}
+    return dict.fromkeys(_MODEL_FEATURES, shape)
 
   def sums(
     self,
