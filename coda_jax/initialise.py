@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from coda_jax import backbones
 from coda_jax import params as params_lib
+from coda_jax.nn.config import Conditional
 
 
 def init_params(
@@ -47,9 +48,16 @@ def fresh(model: Any, key: jax.Array) -> dict[str, Any]:
   return _variables(model, key)["params"]
 
 
-def _variables(model: Any, key: jax.Array) -> dict[str, Any]:
-  # The values do not matter, as long as they are not padding.
-  inputs = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), backbones.example(model.config)
+def ones(config: Conditional) -> dict[str, jax.Array]:
+  """Arguments of a call of a model, where their values do not matter.
+
+  Returns:
+    Arrays of ones, which are not padding, in the shapes of `backbones.example`.
+  """
+  return jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), backbones.example(config)
   )
-  return model.init(key, **inputs, enable_dropout=False)
+
+
+def _variables(model: Any, key: jax.Array) -> dict[str, Any]:
+  return model.init(key, **ones(model.config), enable_dropout=False)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from coda_jax import backbones, cli
+from coda_jax import backbones, cli, initialise
 from coda_jax.t5.config import T5Config
 
 
@@ -43,9 +43,7 @@ def random_params(model: nn.Module, part: str) -> dict[str, Any]:
 
   Their dtype is the computation's; for training it is float32.
   """
-  inputs = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), backbones.example(model.config)
-  )
+  inputs = initialise.ones(model.config)
   method = "encode" if part == "encoder" else "__call__"
   if part == "encoder":
     inputs = backbones.encoder_inputs(model.config, inputs)
