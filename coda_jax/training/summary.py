@@ -31,15 +31,17 @@ def model_table(
   a, b = params_lib.count(trained), params_lib.count(frozen)
   rows.append(("all", f"{a:,}", f"{b:,}"))
   encoder = analysis.encoder_flops(config, lengths["inputs"])
-  decoder = analysis.decoder_flops(
+  rest = analysis.decoder_flops(
     config, lengths["inputs"], lengths.get("targets", 1)
   )
-  rest = "head" if config.head_fields else "decoder"
+  costs = f"encoder {encoder / 1e9:.3g}"
+  if rest:  # An encoder may stand alone.
+    name = "head" if config.head_fields else "decoder"
+    costs += f", {name} {rest / 1e9:.3g}"
   return (
     format_table([("parameters", "trained", "frozen"), *rows])
     + f"\ntrained share: {a / (a + b):.2%}"
-    + f"\nGFLOPs an example, forward: encoder {encoder / 1e9:.3g}, {rest} "
-    + f"{decoder / 1e9:.3g}"
+    + f"\nGFLOPs an example, forward: {costs}"
   )
 
 

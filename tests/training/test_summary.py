@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from coda_jax import analysis, testing
 from coda_jax.training import summary
@@ -28,3 +29,17 @@ def test_model_table():
     "trained share: 13.00%\n"
     f"GFLOPs an example, forward: encoder {encoder:.3g}, decoder {decoder:.3g}"
   )
+
+
+@pytest.mark.parametrize(
+  ("head", "rest"),
+  [({}, ""), ({"head": "classification", "num_labels": 2}, ", head 5.1e-07")],
+)
+def test_an_encoder_without_a_decoder(head, rest):
+  """The head has products of 15 x 15 and 15 x 2."""
+  config = testing.tiny_bert_config(**head)
+  trained = {"encoder": {"encoder_norm": {"scale": np.zeros(15)}}}
+  table = summary.model_table(config, {"inputs": 12}, trained, {})
+  encoder = analysis.encoder_flops(config, 12) / 1e9
+  last = table.splitlines()[-1]
+  assert last == f"GFLOPs an example, forward: encoder {encoder:.3g}{rest}"
