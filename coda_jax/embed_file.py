@@ -17,9 +17,9 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from coda_jax import cli
+from coda_jax import backbones, cli, partitioning
 from coda_jax.checkpoints import formats, load_adapter, load_pretrained
 from coda_jax.data import table_files
 from coda_jax.inference import batching, settings
@@ -76,6 +76,7 @@ def embed_file(
   model_path: str,
   *,
   adapter_path: str | None = None,
+  reduction: float | None = None,
   column: str = "text",
   prompt: str | None = None,
   prompt_name: str | None = None,
@@ -83,10 +84,26 @@ def embed_file(
   normalise: bool = False,
   batch_size: int = 32,
   dtype: str = "float32",
+  mesh: Mapping[str, int] | None = None,
 ) -> int:
-  """Embeds a file; see `embedding.embed` for the arguments.
+  """Embeds a file; see `embedding.embed` for further arguments.
 
   Memory holds a window of texts and their vectors, whatever the file's size.
+
+  Args:
+    path: the texts.
+    output: gets the vectors.
+    model_path: of the sentence encoder.
+    adapter_path: of an adapter on it.
+    reduction: r to run at; None takes the encoder's own.
+    column: of a table.
+    prompt: see `embed`.
+    prompt_name: see `embed`.
+    max_length: see `embed`.
+    normalise: see `embed`.
+    batch_size: texts a batch.
+    dtype: of the computation, "float32" or "bfloat16".
+    mesh: see `partitioning.mesh_of`.
 
   Returns:
     How many vectors were written.
@@ -102,14 +119,20 @@ def embed_file(
     raise FileNotFoundError(f"--input={path} is not a file")
   if not path.endswith(".txt"):
     table_files.check_ending(path)
+  devices = partitioning.mesh_of(mesh)
+  partitioning.check_batch(batch_size, devices)
   sentences = embedding.load_sentences(model_path)
   encoder = sentences.encoder
   folder = pathlib.Path(formats.find_folder(model_path))
-  model, params = load_pretrained(folder / encoder.transformer, dtype=dtype)
+  model, params = load_pretrained(
+    folder / encoder.transformer, dtype=dtype, mesh=devices
+  )
   if adapter_path is not None:
     model, params = load_adapter(adapter_path, model, params)
     config = dataclasses.replace(model.config, dtype=dtype)
     model = model.clone(config=config)
+  if reduction is not None:
+    model = backbones.build(model.config.with_reduction(reduction))
   depends_on = {
     "--column": column,
     "--prompt": prompt,
@@ -117,6 +140,7 @@ def embed_file(
     "--max_length": max_length,
     "--normalise": normalise,
     "--dtype": dtype,
+    "--reduction": reduction,
     "--model": settings.of_model(model, params),
     "its tokenizer and pooling": embedding.digest(sentences),
   }
@@ -141,6 +165,7 @@ def embed_file(
           normalise=normalise,
           batch_size=batch_size,
           report=progress.add,
+          mesh=devices,
         )
         vectors.add(window, found)
     finally:
@@ -148,6 +173,21 @@ def embed_file(
       progress.say(progress.summary())
     vectors.finish(texts_of(path, column))
     return vectors.done
+
+
+def _mesh(text: str) -> dict[str, int]:
+  """{axis: devices} of "data=4,model=2"."""
+  pairs = [part.partition("=") for part in text.split(",")]
+  try:
+    sizes = {axis.strip(): int(size) for axis, _, size in pairs}
+  except ValueError:
+    sizes = {}
+  if len(sizes) < len(pairs):
+    raise argparse.ArgumentTypeError(
+      f"{text!r}; expected each axis once, with a whole number, such as "
+      "data=4,model=2"
+    )
+  return sizes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,6 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--model", required=True, metavar="PATH", help="a folder, or a name"
   )
   parser.add_argument("--adapter", metavar="PATH", help="of save_adapter")
+  parser.add_argument(
+    "--reduction", type=float, metavar="R", help="default: the encoder's own"
+  )
   parser.add_argument("--input", required=True, metavar="FILE")
   parser.add_argument("--output", required=True, metavar="FILE")
   parser.add_argument(
@@ -176,6 +219,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("--batch_size", type=int, default=32, help="default: 32")
   parser.add_argument("--dtype", default="float32", help="or bfloat16")
+  parser.add_argument(
+    "--mesh",
+    type=_mesh,
+    metavar="AXIS=N,...",
+    help="devices that share the work, such as data=4,model=2; -1 for all",
+  )
   args = parser.parse_args(argv)
   try:
     count = embed_file(
@@ -183,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.output,
       args.model,
       adapter_path=args.adapter,
+      reduction=args.reduction,
       column=args.column,
       prompt=args.prompt,
       prompt_name=args.prompt_name,
@@ -190,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       normalise=args.normalise,
       batch_size=args.batch_size,
       dtype=args.dtype,
+      mesh=args.mesh,
     )
   except _BAD_INPUT as error:
     cli.fail(error, PROGRAM)

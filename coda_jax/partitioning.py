@@ -194,6 +194,11 @@ def state_shardings(state: Any, parameters: Mapping[str, Any]) -> Any:
   return jax.tree_util.tree_map_with_path(place, state)
 
 
+def batch_parts(mesh: Mesh) -> int:
+  """How many parts of its rows a batch is cut into."""
+  return _parts(mesh, dict(RULES)["batch"])
+
+
 def check_batch(batch_size: int, mesh: Mesh, name: str = "batch_size") -> None:
   """Refuses a batch that the mesh can't share.
 
@@ -205,7 +210,7 @@ def check_batch(batch_size: int, mesh: Mesh, name: str = "batch_size") -> None:
   Raises:
     ValueError: naming sizes that it can.
   """
-  parts = _parts(mesh, dict(RULES)["batch"])
+  parts = batch_parts(mesh)
   if batch_size % parts:
     above = -(-batch_size // parts) * parts
     near = [str(n) for n in (above - parts, above) if n]

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -196,6 +197,11 @@ def test_a_full_disk_may_be_mended(
     ({"dtype": "float16"}, "float16"),
     ({"max_length": "21"}, "positions for 20 tokens"),
     ({"batch_size": "0"}, "batch_size=0; expected a whole number"),
+    ({"reduction": "3"}, "r = 3 was asked of a model that does not route"),
+    ({"mesh": "data=3"}, "MESH={'data': 3}: .* there are 8"),
+    ({"mesh": "rows=2"}, "has the axis 'rows'"),
+    ({"mesh": "model=2"}, "does not divide 15"),
+    ({"mesh": "data=8", "batch_size": "12"}, "batch_size=12 does not divide"),
     ({"prompt_name": "query"}, "no prompt 'query'"),
   ],
 )
@@ -225,18 +231,74 @@ def test_options(tmp_path, model):
   assert 0 < np.abs(half - wanted).max() < 0.05
 
 
-def test_an_adapter(tmp_path, model):
-  path = save(tmp_path / "x.txt")
+@pytest.fixture
+def routed(tmp_path, model):
+  """An adapter's folder, with the model and the parameters that it makes."""
   coda = CodaConfig(reduction=2.0, bottleneck_dim=4)
   routed, _ = coda_jax.load_pretrained(model, coda=coda)
   added = params_lib.flatten(testing.random_params(routed))
   backbone = params_lib.flatten(coda_jax.load_pretrained(model)[1])
   params = params_lib.unflatten(added | backbone)
   coda_jax.save_adapter(tmp_path / "adapter", routed, params)
-  output = tmp_path / "x.npy"
-  assert run(model, path, output, f"--adapter={tmp_path / 'adapter'}") == 0
+  return tmp_path / "adapter", routed, params
+
+
+def test_an_adapter(tmp_path, model, routed):
+  adapter, *loaded = routed
+  path, output = save(tmp_path / "x.txt"), tmp_path / "x.npy"
+  assert run(model, path, output, f"--adapter={adapter}") == 0
+  wanted = coda_jax.embed(*loaded, TEXTS, model)
+  np.testing.assert_allclose(np.load(output), wanted, atol=1e-5)
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_another_reduction(tmp_path, model, routed, capsys):
+  adapter, loaded, params = routed
+  path, output = tmp_path / "x.txt", tmp_path / "x.npy"
+  path.write_bytes("\n".join([*TEXTS[:5], ""]).encode() + b"\xff")
+  at = [f"--adapter={adapter}", "--reduction=1.5"]
+  assert run(model, path, output, *at) == 2
+  # What was begun at one r is not continued at another.
+  save(path)
+  assert run(model, path, output, at[0]) == 2
+  assert "started with --reduction = 1.5, but it is None now" in (
+    capsys.readouterr().err
+  )
+  assert run(model, path, output, *at) == 0
+  coda = dataclasses.replace(loaded.config.coda, reduction=1.5)
+  config = dataclasses.replace(loaded.config, coda=coda)
+  wanted = coda_jax.embed(coda_jax.Bert(config), params, TEXTS, model)
+  found = np.load(output)
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+  assert np.abs(found - coda_jax.embed(loaded, params, TEXTS, model)).max() > (
+    1e-3
+  )
+  assert run(model, path, tmp_path / "y.npy", at[0], "--reduction=0") == 2
+  assert "CodaConfig.reduction is 0.0; expected 1" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("mesh", ["data=-1", "data=2,fsdp=2,model=2"])
+def test_a_mesh_changes_no_vector(tmp_path, mesh):
+  model = tmp_path / "model"
+  model.mkdir()
+  words = [*WORDS, "fish"]
+  testing.save_sentence_encoder(model, words, emb_dim=16, num_heads=4)
+  coda = CodaConfig(reduction=2.0, bottleneck_dim=4)
+  routed, params = coda_jax.load_pretrained(model, coda=coda)
+  coda_jax.save_adapter(tmp_path / "adapter", routed, params)
+  path, output = save(tmp_path / "x.txt"), tmp_path / "x.npy"
+  options = [f"--adapter={tmp_path / 'adapter'}", f"--mesh={mesh}"]
+  assert run(model, path, output, *options) == 0
   wanted = coda_jax.embed(routed, params, TEXTS, model)
   np.testing.assert_allclose(np.load(output), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", ["data", "data=two", "data=2,data=2"])
+def test_a_mesh_that_cannot_be_read(mesh, capsys):
+  with pytest.raises(SystemExit):
+    run("x", "x.txt", "x.npy", f"--mesh={mesh}")
+  assert f"{mesh!r}; expected each axis once" in capsys.readouterr().err
 
 
 def test_a_transformer_in_a_folder_of_its_own(tmp_path, model, expected):

@@ -1,5 +1,6 @@
 """Texts to vectors, with any encoder of texts."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -9,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
 
-from coda_jax import backbones, token_ids
+from coda_jax import backbones, partitioning, token_ids
 from coda_jax.checkpoints import formats, leaves
 from coda_jax.data.hf_tokenizer import HfTokenizer
 from coda_jax.inference import batching
@@ -78,6 +80,7 @@ def embed(
   batch_size: int = 32,
   normalise: bool = False,
   report: Callable[[int, int], None] = lambda texts, tokens: None,
+  mesh: Mesh | None = None,
 ) -> np.ndarray:
   """The vectors of texts.
 
@@ -98,12 +101,15 @@ def embed(
     normalise: scale vectors to length 1, whether or not the model does.
     report: is called after each batch with the number of its texts, and that
       of their tokens.
+    mesh: the one that `load_pretrained` put the parameters on; it shares the
+      texts of a batch, too. None is one device.
 
   Returns:
     float32 [texts, dim], in the order of the texts.
 
   Raises:
-    ValueError: arguments that do not fit the model.
+    ValueError: arguments that do not fit the model, or a batch size that the
+      mesh does not divide.
   """
   if isinstance(texts, str):
     raise ValueError(f"texts={texts!r} is one text; expected a list, [text]")
@@ -115,34 +121,41 @@ def embed(
   limit = _limit(model, encoder, max_length)
   chosen = encoder.prompt(prompt, name=prompt_name)
   left_out = tokenizer.prompt_length(chosen, max_length=limit)
+  sharding, parts, under = None, 1, contextlib.nullcontext()
+  if mesh is not None:
+    partitioning.check_batch(batch_size, mesh)
+    sharding = partitioning.batch_sharding(mesh)
+    parts, under = partitioning.batch_parts(mesh), partitioning.under(mesh)
   # A program for few texts need not have rows for many.
-  batch_size = min(batch_size, 1 << max(len(texts) - 1, 0).bit_length())
+  few = 1 << max(len(texts) - 1, 0).bit_length()
+  batch_size = min(batch_size, -(-few // parts) * parts)
   vectors = np.zeros((len(texts), encoder.dim), np.float32)
-  for start in range(0, len(texts), max(_WINDOW, batch_size)):
-    window = texts[start : start + max(_WINDOW, batch_size)]
-    tokens = tokenizer.encode_batch(window, max_length=limit, prompt=chosen)
-    token_ids.check("texts", tokens.input_ids, model.config.vocab_size)
-    lengths = tokens.mask.sum(axis=1).tolist()
-    buckets = batching.bucket_lengths(max([limit or 1, *lengths]))
-    for batch in batching.plan(lengths, batch_size, buckets):
-      rows = [
-        _rows(x, batch, batch_size, fill)
-        for x, fill in zip(tokens, (tokenizer.pad_id, 0, False), strict=True)
-      ]
-      inputs = dict(zip(_NAMES, rows, strict=True))
-      some = _encode(
-        model,
-        params,
-        encoder,
-        sentences.params,
-        left_out,
-        normalise,
-        {name: inputs[name] for name in names},
-        inputs["encoder_mask"],
-      )
-      places = [start + place for place in batch.places]
-      vectors[places] = np.asarray(some)[: len(places)]
-      report(len(places), sum(lengths[place] for place in batch.places))
+  with under:
+    for start in range(0, len(texts), max(_WINDOW, batch_size)):
+      window = texts[start : start + max(_WINDOW, batch_size)]
+      tokens = tokenizer.encode_batch(window, max_length=limit, prompt=chosen)
+      token_ids.check("texts", tokens.input_ids, model.config.vocab_size)
+      lengths = tokens.mask.sum(axis=1).tolist()
+      buckets = batching.bucket_lengths(max([limit or 1, *lengths]))
+      for batch in batching.plan(lengths, batch_size, buckets):
+        rows = [
+          _rows(x, batch, batch_size, fill)
+          for x, fill in zip(tokens, (tokenizer.pad_id, 0, False), strict=True)
+        ]
+        inputs = dict(zip(_NAMES, jax.device_put(rows, sharding), strict=True))
+        some = _encode(
+          model,
+          params,
+          encoder,
+          sentences.params,
+          left_out,
+          normalise,
+          {name: inputs[name] for name in names},
+          inputs["encoder_mask"],
+        )
+        places = [start + place for place in batch.places]
+        vectors[places] = np.asarray(some)[: len(places)]
+        report(len(places), sum(lengths[place] for place in batch.places))
   return vectors
 
 

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import coda_jax
-from coda_jax import testing
+from coda_jax import partitioning, testing
 from coda_jax.checkpoints import installed, model_folder
 from coda_jax.nn.config import CodaConfig
 from coda_jax.sentences import embedding
@@ -97,6 +98,50 @@ def test_batches_and_batch_mates_change_nothing(kind, coda, request):
   np.testing.assert_allclose(turned[::-1], together, atol=1e-5)
   alone = [coda_jax.embed(model, params, [x], sentences)[0] for x in TEXTS]
   np.testing.assert_allclose(np.stack(alone), together, atol=1e-5)
+
+
+MESHES = (
+  {"data": 8},
+  {"model": 2},
+  {"data": 2, "fsdp": 2, "model": 2},
+)
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+@pytest.mark.parametrize("coda", [None, CODA], ids=["dense", "routed"])
+def test_a_mesh_changes_nothing(tmp_path, coda, sizes, monkeypatch):
+  shape = {"emb_dim": 16, "num_heads": 4}
+  words = [*WORDS, "one", "two", "three"]
+  testing.save_sentence_encoder(tmp_path, words, **shape)
+  mesh = partitioning.make_mesh(**sizes)
+  one, many = (
+    coda_jax.load_pretrained(tmp_path, coda=coda, mesh=on)
+    for on in (None, mesh)
+  )
+  assert len(jax.tree.leaves(many[1])[0].devices()) == mesh.size
+  masks, encode = [], embedding._encode
+
+  def noting(*args):
+    masks.append(args[-1])
+    return encode(*args)
+
+  monkeypatch.setattr(embedding, "_encode", noting)
+  sentences = coda_jax.load_sentences(tmp_path)
+  for texts in (TEXTS, TEXTS[:1]):
+    wanted = coda_jax.embed(*one, texts, sentences, batch_size=16)
+    masks.clear()
+    found = coda_jax.embed(*many, texts, sentences, batch_size=16, mesh=mesh)
+    parts = sizes.get("data", 1) * sizes.get("fsdp", 1)
+    for mask in masks:  # Each device has its rows alone.
+      rows = mask.shape[0] // parts
+      assert mask.sharding.shard_shape(mask.shape) == (rows, mask.shape[1])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_batch_that_a_mesh_does_not_divide(folder):
+  mesh = partitioning.make_mesh(data=4)
+  with pytest.raises(ValueError, match="batch_size=6 does not divide among"):
+    embed(folder, TEXTS, batch_size=6, mesh=mesh)
 
 
 def test_windows_change_nothing(folder, monkeypatch):
