@@ -252,7 +252,7 @@ def test_values_of_a_table(binding, message, capsys):
       "mean_span_length=0; expected a number, 1 or more",
     ),
     ("mnli", "text_tasks.text_task.name=mnly", "text_task has no set 'mnly'"),
-    ("bbc_topic", "tasks.bbc_task.target=x", "bbc_task has no target 'x'"),
+    ("bbc_topic", "bbc_tasks.bbc_task.target=x", "bbc_task has no target 'x'"),
     ("c4", "C4=c4", "data set 'c4' lacks its version"),
     ("bbc_topic", "VOCABULARY=x.model", "no vocabulary 'x.model'"),
   ],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import seqio
 
-from coda_jax.data import bbc, tasks, vocabularies
+from coda_jax.data import bbc, bbc_tasks, vocabularies
 from coda_jax.quickstart import measure, page, report, runs
 
 ROWS = [
@@ -88,7 +88,7 @@ def test_page_shades_tokens_and_escapes_text():
 
 @pytest.mark.parametrize("task", ["topic", "headline"])
 def test_timed_batch_is_what_the_task_feeds(task):
-  name = tasks.bbc_task(task, name=f"quickstart_{task}")
+  name = bbc_tasks.bbc_task(task, name=f"quickstart_{task}")
   article = bbc.split(bbc.read())["test"][0]
   text = article.body if task == "headline" else bbc.topic_text(article)
   dataset = seqio.get_dataset(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import seqio
 
-from coda_jax.data import bbc, metrics, tasks, vocabularies
+from coda_jax.data import metrics, tasks, vocabularies
 from coda_jax.training import inputs as training_inputs
 
 LENGTHS = {"inputs": 32, "targets": 16}
@@ -123,49 +123,6 @@ def test_no_text_at_all(tmp_path):
   )
   with pytest.raises(ValueError, match="split 'train' of .* has no examples"):
     next(batches)
-
-
-@pytest.fixture
-def articles(monkeypatch):
-  found = [
-    bbc.Article(topic, f"Title {i}", f"Body of {topic} {i}. " * (i + 1))
-    for topic in ("sport", "tech")
-    for i in range(10)
-  ]
-  monkeypatch.setattr(bbc, "read", lambda: found)
-
-
-def test_bbc_topic(articles):
-  name = tasks.bbc_task("topic")
-  assert name == "bbc_topic"
-  task = seqio.TaskRegistry.get(name)
-  counts = [task.num_input_examples(split) for split in bbc.SPLITS]
-  assert counts == [16, 2, 2]
-  assert task.metric_fns[0](["tech"], ["tech"]) == {"accuracy": 1.0}
-  vocabulary = vocabularies.load("tiny")
-  for example in examples(name, 16, dataset_split="train", shuffle=False):
-    text = vocabulary.decode(example["encoder_input_tokens"].tolist())
-    topic = vocabulary.decode(example["decoder_target_tokens"].tolist())
-    assert text.startswith("topic: Title") and f"Body of {topic}" in text
-    # Long inputs are cut, and still end with EOS.
-    tokens = example["encoder_input_tokens"]
-    assert tokens[tokens > 0][-1] == 1
-
-
-def test_bbc_headline(articles):
-  name = tasks.bbc_task("headline", name="mine")
-  assert name == "mine"
-  task = seqio.TaskRegistry.get(name)
-  dataset = task.get_dataset(LENGTHS, "test", shuffle=False)
-  example = next(dataset.as_numpy_iterator())
-  assert example["inputs_pretokenized"].startswith(b"headline: Body of")
-  assert example["targets_pretokenized"].startswith(b"Title")
-  assert task.metric_fns[0](["Title"], ["Title"])["rouge1"] == 1.0
-
-
-def test_unknown_target():
-  with pytest.raises(ValueError, match="expected one of .'headline', 'topic'"):
-    tasks.bbc_task("sentiment")
 
 
 @pytest.fixture
