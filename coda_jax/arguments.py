@@ -192,6 +192,7 @@ _KINDS = {
   "path": _LOCAL,
   "input_template": _TEXT,
   "target_template": _optional(_TEXT),
+  "pair_template": _optional(_TEXT),
   "skip_bad_rows": _FLAG,
   "task_feature_lengths": Kind(
     "{'inputs': n, 'targets': m}, each a positive whole number; the first "

@@ -132,20 +132,26 @@ def test_an_adapter_learns_16_texts_and_is_loaded(
   argv[argv.index(LABELS)] = "--gin.LABELS=('Yes', 'No')"
   assert eval_lib.main(argv) == 2
   assert "set LABELS to these, in their order" in capsys.readouterr().err
-  refused = [
-    "--gin_file=tasks/text.gin",
+
+  # Inference has the same answers: to the task, and to its rows as texts.
+  shared = [
     "--gin_file=runs/infer.gin",
-    f"--gin.INPUT_PATH={rows.split('=')[1].replace('{split}', 'train')}",
     f"--gin.VOCABULARY={folder}",
-    "--gin.TASK_FEATURE_LENGTHS={'inputs': 12, 'targets': 2}",
     f"--gin.CHECKPOINT_PATH={run}/adapter",
     f"--gin.INITIAL_CHECKPOINT_PATH={folder}",
-    "--gin.INFER_OUTPUT_DIR=-",
+    "--gin.DTYPE=float32",
+    f"--gin.INFER_OUTPUT_DIR={tmp_path}",
   ]
-  assert infer.main(refused) == 2
-  assert "which writes no text; python -m coda_jax.eval" in (
-    capsys.readouterr().err
-  )
+  table = rows.split("=")[1].replace("{split}", "train")
+  texts = [
+    "--gin_file=tasks/text.gin",
+    f"--gin.INPUT_PATH={table}",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 12}",
+  ]
+  for name, source in (("task", [*TASK, rows]), ("texts", texts)):
+    assert infer.main([*shared[:-1], *source, f"{shared[-1]}/{name}"]) == 0
+    found = (tmp_path / name / "predictions.txt").read_text()
+    assert found.splitlines() == [x["prediction"] for x in answers]
 
 
 @pytest.mark.parametrize("method", ["coda", "lora", "full"])

@@ -18,6 +18,8 @@ from coda_jax.checkpoints import files, folders
 from coda_jax.compiling import estimate, plan, programs, variants
 from coda_jax.formatting import format_seconds
 from coda_jax.objectives import Objective
+from coda_jax.objectives.classify import Classify
+from coda_jax.objectives.of_model import objective_of
 from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import optimizers, setup
 
@@ -215,12 +217,19 @@ def compile_inference(
   shapes = _shapes(task_feature_lengths, batch_size)
   model = _model(checkpoint_path, initial_checkpoint_path, dtype)
   own = [] if reduction is None else [reduction]
+  objective = objective_of(model.config)
   run = {
     "predict": lambda one, mesh: programs.generate(
       one.model, mesh, **shapes, **(generate or {})
     ),
     "score": lambda one, mesh: programs.score(one.model, mesh, **shapes),
   }
+  if isinstance(objective, Classify):
+    run = {
+      "predict": lambda one, mesh: programs.predict(
+        one.model, mesh, objective=objective, **shapes
+      )
+    }
   if mode not in run:
     raise ValueError(f"MODE={mode!r}; expected one of {tuple(run)}")
   given = variants.as_given(model, reductions=own)

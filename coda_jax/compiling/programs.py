@@ -107,7 +107,7 @@ def predict(
   params, _ = _inference(model, mesh, batch_size)
   batch = _batch(objective, model, mesh, batch_size, task_feature_lengths)
   call = functools.partial(
-    objective.predict, model, max_length=task_feature_lengths["targets"]
+    objective.predict, model, max_length=task_feature_lengths.get("targets", 1)
   )
   with partitioning.under(mesh):
     return jax.jit(call).trace(params, batch)

@@ -5,7 +5,8 @@ more: the tokens before a text, between the two texts of a pair, and which of
 the two a token belongs to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -21,6 +22,46 @@ TOKEN_TYPES = "inputs_token_types"
 def has_own_tokens(vocabulary: seqio.Vocabulary) -> bool:
   """Whether `encode` is for tasks with such inputs."""
   return isinstance(vocabulary, hf_vocabulary.HfVocabulary)
+
+
+def check_pairs(template: str | None, vocabulary: Any, name: str) -> None:
+  """Refuses a template of a second text where none can be joined.
+
+  Args:
+    template: of the second text; None for none.
+    vocabulary: seqio's, of the inputs.
+    name: the vocabulary's, for the message.
+
+  Raises:
+    ValueError: the vocabulary joins no two texts.
+  """
+  if template and not has_own_tokens(vocabulary):
+    raise ValueError(
+      f"PAIR_TEMPLATE={template!r} with {name}, which joins no two texts; put "
+      "both texts into INPUT_TEMPLATE, or use the tokenizer.json of a model "
+      "that takes pairs, such as a BERT"
+    )
+
+
+def encode_texts(
+  vocabulary: hf_vocabulary.HfVocabulary,
+  texts: Sequence[str],
+  max_length: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The tokens of a text or of a pair of texts, special tokens included.
+
+  Args:
+    vocabulary: a `has_own_tokens` one.
+    texts: one or two.
+    max_length: in tokens; a longer input is cut as `encode` says. None for no
+      limit.
+
+  Returns:
+    (tokens, their types), int32 [length] each.
+  """
+  one = tuple(texts) if len(texts) > 1 else texts[0]
+  batch = vocabulary.encode_batch([one], max_length=max_length)
+  return batch.input_ids[0], batch.token_types[0]
 
 
 def encode(
@@ -63,10 +104,8 @@ def _encode(
   vocabulary = features["inputs"].vocabulary
 
   def tokens(*texts: bytes) -> tuple[np.ndarray, np.ndarray]:
-    texts = tuple(text.decode("utf-8", "replace") for text in texts)
-    one = texts if len(texts) > 1 else texts[0]
-    batch = vocabulary.encode_batch([one], max_length=max_length)
-    return batch.input_ids[0], batch.token_types[0]
+    texts = [text.decode("utf-8", "replace") for text in texts]
+    return encode_texts(vocabulary, texts, max_length)
 
   @seqio.map_over_dataset
   def convert(example):

@@ -266,12 +266,9 @@ def table_task(
   features = output_features(vocabulary, newlines)
   if pairs is not None and not isinstance(pairs, str):
     raise ValueError(f"PAIR_TEMPLATE={pairs!r}; expected a text, or None")
-  if pairs and not encoding.has_own_tokens(features["inputs"].vocabulary):
-    raise ValueError(
-      f"PAIR_TEMPLATE={pairs!r} with VOCABULARY={vocabulary!r}, which joins no "
-      "two texts; put both texts into INPUT_TEMPLATE, or use the "
-      "tokenizer.json of a model that takes pairs, such as a BERT"
-    )
+  encoding.check_pairs(
+    pairs, features["inputs"].vocabulary, f"VOCABULARY={vocabulary!r}"
+  )
   _check_filepattern(filepattern, "data/reviews-{split}.csv")
   if not isinstance(metric_fns, list | tuple):
     raise ValueError(

@@ -81,6 +81,20 @@ def opened(
     file.close()
 
 
+def write_texts(results: pathlib.Path) -> pathlib.Path:
+  """Writes the predictions of `x.jsonl` to `x.txt`, one a line; returns it."""
+  path = results.with_suffix(".txt")
+  with (
+    files.aside(path) as temporary,
+    _naming(path),
+    open(results, encoding="utf-8") as lines,
+    open(temporary, "w", encoding="utf-8") as file,
+  ):
+    for line in lines:
+      file.write(json.loads(line)["prediction"] + "\n")
+  return path
+
+
 def skip_done(file: TextIO, examples: Iterator[Example]) -> int:
   """Skips the examples whose results `file` has, and returns their number.
 

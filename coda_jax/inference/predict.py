@@ -1,8 +1,9 @@
-"""Answers inputs with text and its score, or scores given targets."""
+"""Answers inputs with text and its score or a label; or scores targets."""
 
 import math
+import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +14,12 @@ from jax.sharding import NamedSharding
 from coda_jax import arguments, backbones, decoding, partitioning, token_ids
 from coda_jax.checkpoints import folders
 from coda_jax.data import texts
-from coda_jax.inference import batching, outputs, settings, sources
+from coda_jax.inference import batching, labels, outputs, settings, sources
 from coda_jax.inference.progress import Progress
 from coda_jax.inference.sources import Example
+from coda_jax.nn.config import Conditional
+from coda_jax.objectives.classify import Classify
+from coda_jax.objectives.of_model import objective_of
 from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.training import coverage, inputs
 
@@ -57,14 +61,19 @@ def infer(
 ) -> None:
   """Answers every input, in the order of the inputs; resumes earlier results.
 
+  An encoder-decoder answers with text and its score. A model with a head for
+  classification answers with one of its labels or, if it has one label alone,
+  with a number.
+
   Args:
     checkpoint_path: a model folder or an adapter folder, or a folder that holds
       exactly one of these.
     infer_output_dir: gets `predictions.jsonl` or `scores.jsonl`, of {"index",
       "input", "target" if there is one, "prediction" in mode "predict",
-      "score"}; "-" writes these lines to standard output.
+      "score"}; "-" writes these lines to standard output. Labels have no score,
+      and are in `predictions.txt` too, one a line.
     task_feature_lengths: {"inputs": n, "targets": m}, in tokens; longer inputs
-      are cut, and no more than m tokens are generated.
+      are cut, and no more than m tokens are generated. Labels need n alone.
     batch_size: inputs a batch.
     mixture_or_task_name: a task of seqio's, whose split is answered.
     text: texts to answer instead.
@@ -93,16 +102,15 @@ def infer(
   ((_, model, params),) = folders.load_each(
     [path], initial_checkpoint_path, dtype=dtype, mesh=devices
   )
-  if model.config.task_fields:
-    raise ValueError(
-      f"{path} is a {backbones.of(model.config).title}, which writes no text; "
-      "python -m coda_jax.eval writes the answers of a classifier"
-    )
+  objective = _objective(path, model.config, mode, generate)
+  sources.check_lengths(
+    task_feature_lengths, objective.token_features, model.config
+  )
   if reduction is not None:
     model = backbones.build(model.config.with_reduction(reduction))
   counts = sources.Counts()
   if text is None:
-    inputs.check_task(mixture_or_task_name, Seq2Seq(), model.config)
+    inputs.check_task(mixture_or_task_name, objective, model.config)
     vocabulary = sources.check_task(mixture_or_task_name, split)
     examples = sources.read_task(
       mixture_or_task_name, split, task_feature_lengths
@@ -110,7 +118,8 @@ def infer(
   else:
     vocabulary = text.vocabulary
     texts.check_vocabulary(vocabulary, model.config.vocab_size, text.path)
-    examples = sources.read_text(text, task_feature_lengths, counts)
+    tokenized = {n: task_feature_lengths[n] for n in objective.token_features}
+    examples = sources.read_text(text, tokenized, counts)
 
   depends_on = {}
   if infer_output_dir != outputs.STDOUT:  # Only files can be resumed.
@@ -121,6 +130,7 @@ def infer(
       "reduction": reduction,
       "generate": generate,
       "dtype": dtype,
+      "pair_template": text and text.pair_template,
       "vocabulary": settings.of_vocabulary(vocabulary),
       "model": settings.of_model(model, params),
     }
@@ -135,31 +145,47 @@ def infer(
       progress.say(f"{to} has {done:,} results; continuing after them")
     elif text is None:  # For texts, cuts are counted while reading.
       for line in coverage.report(
-        mixture_or_task_name, split, task_feature_lengths
+        mixture_or_task_name,
+        split,
+        task_feature_lengths,
+        objective.token_features,
       ):
         progress.say(line)
     answered = 0
+    is_classifier = isinstance(objective, Classify)
     try:
       for some in batching.windows(examples, window):
-        answers = answer(
-          model,
-          params,
-          some,
-          batch_size=batch_size,
-          task_feature_lengths=task_feature_lengths,
-          mode=mode,
-          generate={"eos_id": vocabulary.eos_id, **generate},
-          report=progress.add,
-          sharding=partitioning.batch_sharding(devices),
-        )
-        outputs.append(file, _records(some, answers, vocabulary, mode))
+        shared = {
+          "batch_size": batch_size,
+          "task_feature_lengths": task_feature_lengths,
+          "report": progress.add,
+          "sharding": partitioning.batch_sharding(devices),
+        }
+        if is_classifier:
+          found = labels.answer(
+            model, params, some, objective=objective, **shared
+          )
+          results = [{"prediction": label} for label in found]
+        else:
+          answers = answer(
+            model,
+            params,
+            some,
+            mode=mode,
+            generate={"eos_id": vocabulary.eos_id, **generate},
+            **shared,
+          )
+          results = _results(answers, vocabulary, mode)
+        outputs.append(file, _records(some, results))
         answered += len(some)
       if not done + answered:
         raise ValueError(f"no inputs in {_source(mixture_or_task_name, text)}")
     finally:
       progress.close()
-      for line in (progress.summary(), *_remarks(counts)):
+      for line in (progress.summary(), *counts.remarks()):
         progress.say(line)
+    if is_classifier and infer_output_dir != outputs.STDOUT:
+      to = f"{to} and {outputs.write_texts(pathlib.Path(file.name))}"
     progress.say(f"wrote {done + answered:,} results to {to}")
 
 
@@ -241,19 +267,24 @@ def answer(
   return [answers[place] for place in range(len(examples))]
 
 
-def _records(
-  examples: Sequence[Example],
-  answers: Sequence[Answer],
-  vocabulary: Any,
-  mode: str,
+def _results(
+  answers: Sequence[Answer], vocabulary: Any, mode: str
 ) -> Iterator[dict[str, Any]]:
-  for example, answer in zip(examples, answers, strict=True):
+  for answer in answers:
+    result = {"score": answer.score}
+    if mode == "predict":
+      result = {"prediction": vocabulary.decode(answer.tokens), **result}
+    yield result
+
+
+def _records(
+  examples: Sequence[Example], results: Iterable[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+  for example, result in zip(examples, results, strict=True):
     record: dict[str, Any] = {"index": example.index, "input": example.input}
     if example.target is not None:
       record["target"] = example.target
-    if mode == "predict":
-      record["prediction"] = vocabulary.decode(answer.tokens)
-    yield {**record, "score": answer.score}
+    yield {**record, **result}
 
 
 def _check(mode: str, task: str | None, text: sources.Text | None) -> None:
@@ -270,6 +301,21 @@ def _check(mode: str, task: str | None, text: sources.Text | None) -> None:
       "MODE='score' needs targets; set TARGET_TEMPLATE to where a row has its "
       "target, such as '{label}'"
     )
+
+
+def _objective(
+  path: str, config: Conditional, mode: str, generate: Mapping[str, Any]
+) -> Classify | Seq2Seq:
+  try:
+    objective = objective_of(config)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
+  if isinstance(objective, Classify) and (mode != "predict" or generate):
+    raise ValueError(
+      f"MODE={mode!r} and GENERATE={generate}, but {path} answers with labels, "
+      "and generates and scores no text; leave both at their defaults"
+    )
+  return objective
 
 
 def _only(paths: Sequence[str], asked: str) -> str:
@@ -290,21 +336,3 @@ def _shows_bar(folder: str) -> bool:
 
 def _source(task: str | None, text: sources.Text | None) -> str:
   return f"the split of {task!r}" if text is None else text.path
-
-
-def _remarks(counts: sources.Counts) -> Iterator[str]:
-  """Messages about inputs that were left out or cut."""
-  if counts.bad_rows:
-    yield (
-      f"left out {counts.bad_rows:,} bad rows; the first is "
-      f"{counts.first_bad_row}"
-    )
-  for what, number in (
-    ("inputs", counts.cut_inputs),
-    ("targets", counts.cut_targets),
-  ):
-    if number:
-      yield (
-        f"cut {number:,} {what} that were longer than TASK_FEATURE_LENGTHS "
-        "allows"
-      )

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from coda_jax import arguments
@@ -29,6 +29,8 @@ class Text:
     input_template: columns in braces, "topic: {title}. {body}". The column of
       plain text is {text}.
     target_template: the target's; None if there are no targets.
+    pair_template: of a second text, for models that take pairs; the vocabulary
+      must then be a tokenizer.json. None for one text.
     stdin_format: "txt" or "jsonl".
     skip_bad_rows: leave out rows that can't be read or lack a column, and count
       them; otherwise the first one is an error.
@@ -38,11 +40,15 @@ class Text:
   vocabulary: Any
   input_template: str = "{text}"
   target_template: str | None = None
+  pair_template: str | None = None
   stdin_format: str = "txt"
   skip_bad_rows: bool = False
 
   def __post_init__(self):
+    from coda_jax.data import encoding
+
     arguments.check(vars(self))
+    encoding.check_pairs(self.pair_template, self.vocabulary, "this VOCABULARY")
     if self.stdin_format not in STDIN_FORMATS:
       raise ValueError(
         f"STDIN_FORMAT={self.stdin_format!r}; expected one of "
@@ -55,10 +61,14 @@ class Example(NamedTuple):
 
   Attributes:
     index: its place in the source, from 0, bad rows counted.
-    input: text.
+    input: text; a pair of texts in two lines.
     target: text, or None.
-    input_tokens: with the end token, cut to the length that is allowed.
-    target_tokens: those of the target; empty without one.
+    input_tokens: with the end token, or all of the tokenizer's own, cut to the
+      length that is allowed.
+    target_tokens: those of the target; empty without one, or where no length
+      of it is given.
+    token_types: of the input's tokens, such as 1 for a second text; empty for 0
+      everywhere.
   """
 
   index: int
@@ -66,6 +76,7 @@ class Example(NamedTuple):
   target: str | None
   input_tokens: list[int]
   target_tokens: list[int]
+  token_types: Sequence[int] = ()
 
 
 @dataclasses.dataclass
@@ -84,6 +95,23 @@ class Counts:
   cut_inputs: int = 0
   cut_targets: int = 0
 
+  def remarks(self) -> Iterator[str]:
+    """Messages about them."""
+    if self.bad_rows:
+      yield (
+        f"left out {self.bad_rows:,} bad rows; the first is "
+        f"{self.first_bad_row}"
+      )
+    for what, number in (
+      ("inputs", self.cut_inputs),
+      ("targets", self.cut_targets),
+    ):
+      if number:
+        yield (
+          f"cut {number:,} {what} that were longer than TASK_FEATURE_LENGTHS "
+          "allows"
+        )
+
 
 def read_text(
   text: Text, lengths: Mapping[str, int], counts: Counts
@@ -93,7 +121,7 @@ def read_text(
   Args:
     text: what to read.
     lengths: {"inputs": n, "targets": m}; longer ones are cut, the end token
-      kept.
+      kept. Without that of the targets, they are texts alone.
     counts: is kept up to date.
 
   Raises:
@@ -112,16 +140,51 @@ def read_text(
         counts.bad_rows += 1
         counts.first_bad_row = counts.first_bad_row or f"{row.where}: {row.why}"
         continue
-      input_tokens, cut = _encode(text.vocabulary, row[0], lengths["inputs"])
+      first, target, *second = row
+      both = [first, *second]
+      input_tokens, types, cut = _encode_input(
+        text.vocabulary, both, lengths["inputs"]
+      )
       counts.cut_inputs += cut
-      target, target_tokens = None, []
-      if text.target_template is not None:
-        target = row[1]
+      target_tokens = []
+      if text.target_template is None:
+        target = None
+      elif "targets" in lengths:
         target_tokens, cut = _encode(
           text.vocabulary, target, lengths["targets"]
         )
         counts.cut_targets += cut
-      yield Example(index, row[0], target, input_tokens, target_tokens)
+      yield Example(
+        index, "\n".join(both), target, input_tokens, target_tokens, types
+      )
+
+
+def check_lengths(
+  lengths: Mapping[str, int], features: Sequence[str], config: Any
+) -> None:
+  """Checks the lengths of examples before any is read.
+
+  Args:
+    lengths: {"inputs": n, "targets": m}.
+    features: those that reach the model as tokens.
+    config: of the model.
+
+  Raises:
+    ValueError: one is missing, or the model has too few positions.
+  """
+  given = f"TASK_FEATURE_LENGTHS={dict(lengths)}"
+  for name in features:
+    if name not in lengths:
+      raise ValueError(
+        f"{given} lack {name!r}, which the model reads or writes; give its "
+        "length, in tokens"
+      )
+  positions = getattr(config, "max_length", None)
+  if positions is not None and lengths["inputs"] > positions:
+    raise ValueError(
+      f"{given}, but the model has positions for {positions} tokens of an "
+      f"input; give {positions} or fewer"
+    )
 
 
 def check_task(name: str, split: str) -> Any:
@@ -151,6 +214,8 @@ def read_task(
   """Yields the examples of a seqio task's split, as the task cuts them."""
   import seqio
 
+  from coda_jax.data import encoding
+
   features = seqio.get_mixture_or_task(name).output_features
   for index, example in enumerate(inputs.task_examples(name, split, lengths)):
     yield Example(
@@ -159,6 +224,7 @@ def read_task(
       texts.text_of(example, "targets", features),
       example["inputs"].tolist(),
       example["targets"].tolist(),
+      tuple(example.get(encoding.TOKEN_TYPES, ())),
     )
 
 
@@ -167,6 +233,7 @@ def _rows(text: Text) -> Iterator[Iterator[tuple[str, str] | tables.BadRow]]:
   templates = {
     "inputs": text.input_template,
     "targets": text.target_template or "",
+    "pairs": text.pair_template,
   }
   # In plain text every line gets a result, an empty one too.
   if text.path == STDIN:
@@ -184,6 +251,22 @@ def _rows(text: Text) -> Iterator[Iterator[tuple[str, str] | tables.BadRow]]:
   else:
     tables.check(text.path)
     yield tables.read(text.path, **templates)
+
+
+def _encode_input(
+  vocabulary: Any, both: Sequence[str], length: int
+) -> tuple[list[int], Sequence[int], bool]:
+  """Tokens of a text or a pair, their types, and whether they were cut."""
+  from coda_jax.data import encoding
+
+  if not encoding.has_own_tokens(vocabulary):
+    tokens, cut = _encode(vocabulary, both[0], length)
+    return tokens, (), cut
+  tokens, types = encoding.encode_texts(vocabulary, both, None)
+  cut = len(tokens) > length
+  if cut:
+    tokens, types = encoding.encode_texts(vocabulary, both, length)
+  return tokens.tolist(), types.tolist(), cut
 
 
 def _encode(vocabulary: Any, text: str, length: int) -> tuple[list[int], bool]:

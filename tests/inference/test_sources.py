@@ -177,3 +177,37 @@ def test_not_one_task_or_not_its_split(task):
     sources.check_task("mixed", "validation")
   with pytest.raises(ValueError, match=r"no split 'test'.*\['validation'\]"):
     sources.check_task(task, "test")
+
+
+def test_pairs_have_the_tokenizers_own_tokens(tmp_path, bert_folder):
+  """[CLS] is 2, [SEP] is 3, and w0 is 4."""
+  vocabulary = vocabularies.load(str(bert_folder()))
+  path = tmp_path / "x.csv"
+  path.write_text("a,b,c\nw0 w1,w2,no\nw0 w1 w2 w3,w4 w5,yes\n")
+  text = Text(
+    str(path),
+    vocabulary,
+    input_template="{a}",
+    target_template="{c}",
+    pair_template="{b}",
+  )
+  counts = Counts()
+  # A length of the inputs alone: targets are texts.
+  one, cut = sources.read_text(text, {"inputs": 7}, counts)
+  assert one == Example(
+    0, "w0 w1\nw2", "no", [2, 4, 5, 3, 6, 3], [], [0, 0, 0, 0, 1, 1]
+  )
+  assert cut.input == "w0 w1 w2 w3\nw4 w5" and cut.target == "yes"
+  assert cut.input_tokens == [2, 4, 5, 3, 8, 9, 3]
+  assert cut.token_types == [0, 0, 0, 0, 1, 1, 1]
+  assert counts == Counts(cut_inputs=1)
+  (tmp_path / "y.txt").write_text("w1\n")
+  (line,) = sources.read_text(
+    Text(str(tmp_path / "y.txt"), vocabulary), {"inputs": 7}, counts
+  )
+  assert line == Example(0, "w1", None, [2, 5, 3], [], [0, 0, 0])
+
+
+def test_pairs_need_a_vocabulary_that_joins_them():
+  with pytest.raises(ValueError, match="PAIR_TEMPLATE='{b}' .* joins no two"):
+    Text("x.csv", BYTES, pair_template="{b}")
