@@ -20,7 +20,7 @@ import hashlib
 import json
 import pathlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from coda_jax.data import bbc
 
@@ -31,8 +31,7 @@ MANUALS = (
   "python r shorewall sqlite"
 ).split()
 SHARD_DOCUMENTS = 500
-# The most of the manuals: documents to learn from, and rows.
-MOST_DOCUMENTS = 1500
+MOST_DOCUMENTS = 1500  # to learn from
 MOST_ROWS = {"train": 600, "validation": 300, "test": 600}
 # Words of the section before the one of the title, and of the piece.
 BEFORE_WORDS = (30, 110)
@@ -115,9 +114,6 @@ def write(
   name: str,
   documents: Iterator[tuple[str, str, Row | None]],
   output: pathlib.Path,
-  *,
-  most_documents: int | None = None,
-  most_rows: Mapping[str, int] = {},
 ) -> None:
   """Writes the files of a corpus, and prints how much they hold.
 
@@ -125,8 +121,6 @@ def write(
     name: of the corpus, at the start of the files' names.
     documents: see `news` and `manuals`.
     output: the folder.
-    most_documents: to learn from; None for all.
-    most_rows: {split: how many rows at most}; all for other splits.
   """
   texts = collections.defaultdict(dict)
   rows = collections.defaultdict(list)
@@ -137,7 +131,7 @@ def write(
     if row is not None:
       rows[split].append(row)
   for split in ("train", "validation"):
-    lines = sorted(texts[split], key=_digest)[:most_documents]
+    lines = sorted(texts[split], key=_digest)[:MOST_DOCUMENTS]
     words = sum(len(line.split()) for line in lines)
     print(f"{name}-{split}: {len(lines)} documents, {words} words")
     for shard, start in enumerate(range(0, len(lines), SHARD_DOCUMENTS)):
@@ -146,7 +140,7 @@ def write(
       path.write_text("\n".join(some) + "\n", encoding="utf-8")
   for split in ("train", "validation", "test"):
     chosen = sorted(_unique(rows[split]), key=lambda row: _digest(row["body"]))
-    chosen = chosen[: most_rows.get(split)]
+    chosen = chosen[: MOST_ROWS[split]]
     path = output / f"{name}-{split}.jsonl"
     lines = [json.dumps(row, ensure_ascii=False) for row in chosen]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -167,13 +161,7 @@ def main() -> None:
   arguments = parser.parse_args()
   arguments.output.mkdir(parents=True, exist_ok=True)
   write("news", news(), arguments.output)
-  write(
-    "manuals",
-    manuals(arguments.corpus),
-    arguments.output,
-    most_documents=MOST_DOCUMENTS,
-    most_rows=MOST_ROWS,
-  )
+  write("manuals", manuals(arguments.corpus), arguments.output)
 
 
 if __name__ == "__main__":
