@@ -191,6 +191,15 @@ class HfTokenizer:
       batch.mask[i, :n] = True
     return batch
 
+  def spans(self, text: str, *, max_length: int) -> list[tuple[int, int]]:
+    """Where the tokens of `encode_batch([text])` stand in the text.
+
+    Returns:
+      (start, end) of each token, in characters; special tokens are empty.
+    """
+    encoded = self._that_cuts(max_length).encode(self._prepared(text, ""))
+    return list(encoded.offsets)
+
   def prompt_length(self, prompt: str, *, max_length: int | None = None) -> int:
     """The number of tokens that pooling leaves out with a prompt.
 
