@@ -12,6 +12,8 @@ tenths are for training, 1 for validation, 2 for the test.
 
   python scripts/build_corpus.py --output=data/corpus
   python scripts/build_retrieval.py --corpus=data/corpus --output=data/retrieval
+
+Without --corpus there are no manuals.
 """
 
 import argparse
@@ -152,16 +154,17 @@ def _digest(text: str) -> bytes:
 
 
 def main() -> None:
-  """Makes both corpora, as the command line says."""
+  """Makes the corpora, as the command line says."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--corpus", type=pathlib.Path, required=True)
+  parser.add_argument("--corpus", type=pathlib.Path)
   parser.add_argument("--output", type=pathlib.Path, required=True)
   arguments = parser.parse_args()
   arguments.output.mkdir(parents=True, exist_ok=True)
   write("news", news(), arguments.output)
-  write("manuals", manuals(arguments.corpus), arguments.output)
+  if arguments.corpus:
+    write("manuals", manuals(arguments.corpus), arguments.output)
 
 
 if __name__ == "__main__":

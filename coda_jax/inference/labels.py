@@ -1,6 +1,5 @@
 """Answers inputs with labels or numbers, by a model with a head for them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,14 +67,13 @@ def answer(
     }
     found = objective.predict(model, params, placed, max_length=1)
     found = np.asarray(found)[: len(rows)]  # The rest is padding.
-    for place, value, text in zip(
-      batch.places, found, objective.answers(found), strict=True
-    ):
-      if not math.isfinite(value):
+    is_number = np.isfinite(found) if found.dtype == np.float32 else found >= 0
+    for place, fine in zip(batch.places, is_number, strict=True):
+      if not fine:
         raise FloatingPointError(
-          f"the answer to input {examples[place].index} is {value}: the "
+          f"the answer to input {examples[place].index} is not a number: the "
           "checkpoint's parameters are damaged. What was written before is kept"
         )
-      answers[place] = text
+    answers |= zip(batch.places, objective.answers(found), strict=True)
     report(len(rows), sum(lengths[place] for place in batch.places))
   return [answers[place] for place in range(len(examples))]

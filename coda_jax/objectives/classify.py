@@ -184,17 +184,26 @@ class Classify:
   def predict(
     self, model: nn.Module, params: Any, batch: Batch, *, max_length: int
   ) -> Array:
-    """int32 [batch] places in `labels`; or float32 [batch] numbers."""
+    """int32 [batch] places in `labels`; or float32 [batch] numbers.
+
+    A row whose logits are not numbers has the place -1.
+    """
     del max_length
     logits = _logits(params, _inputs(batch), model=model)
     self._check_logits(logits)
     if self._is_regression:
       return logits[:, 0].astype(jnp.float32)
-    return logits.argmax(axis=-1).astype(jnp.int32)
+    is_finite = jnp.isfinite(logits).all(axis=-1)
+    return jnp.where(is_finite, logits.argmax(axis=-1), -1).astype(jnp.int32)
 
   def answers(self, predictions: np.ndarray) -> list[str]:
     if self._is_regression:
       return [str(number) for number in predictions.astype(np.float32)]
+    if np.any(predictions < 0):
+      raise FloatingPointError(
+        "the logits of an answer are not numbers: the parameters are damaged, "
+        "or training has diverged"
+      )
     return [self.labels[place] for place in predictions]
 
 

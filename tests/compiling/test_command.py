@@ -173,6 +173,7 @@ def test_a_classifier(traced, bert_folder, capsys):
     "--gin.EVAL_OUTPUT_DIR=nowhere",
   )
   assert eval_lib.main([*argv, *shared]) == 0
+  assert re.search("predict +full", capsys.readouterr().out)
   argv = (
     "--gin_file=runs/infer.gin",
     f"--gin.CHECKPOINT_PATH={folder}",
@@ -182,12 +183,10 @@ def test_a_classifier(traced, bert_folder, capsys):
     "--gin.BATCH_SIZE=4",
     "--compile_for=v5e:2x4",
   )
-  capsys.readouterr()
   assert infer.main(argv) == 0
   assert "predict " in capsys.readouterr().out
   assert infer.main([*argv, "--gin.MODE=score"]) == 2
   assert "MODE='score'; expected one of ('predict',)" in capsys.readouterr().err
-  assert re.search("predict +full", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

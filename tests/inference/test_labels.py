@@ -88,12 +88,13 @@ def test_numbers():
   np.testing.assert_allclose([float(x) for x in found], wanted, rtol=1e-4)
 
 
-def test_damaged_parameters():
-  model, params = make(1)
+@pytest.mark.parametrize("labels", [("score",), ("a", "b")])
+def test_damaged_parameters(labels):
+  model, params = make(len(labels))
   norm = params["encoder"]["layers_0"]["attention_norm"]
   norm["scale"] = norm["scale"].at[0].set(np.nan)
-  with pytest.raises(FloatingPointError, match="the answer to input .* is nan"):
-    answer(model, params, Classify(("score",)), examples())
+  with pytest.raises(FloatingPointError, match="answer to input .* is not a n"):
+    answer(model, params, Classify(labels), examples())
 
 
 def test_tokens_that_the_model_lacks():
