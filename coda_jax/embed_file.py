@@ -17,14 +17,14 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from coda_jax import backbones, cli, partitioning
 from coda_jax.checkpoints import formats, load_adapter, load_pretrained
 from coda_jax.data import table_files
 from coda_jax.inference import batching, settings
 from coda_jax.inference.progress import Progress
-from coda_jax.sentences import embedding, vector_files
+from coda_jax.sentences import embedding, text_files, vector_files
 
 PROGRAM = "python -m coda_jax.embed_file"
 
@@ -41,33 +41,6 @@ _BAD_INPUT = (
   PermissionError,
   ValueError,
 )
-
-
-def texts_of(path: str, column: str = "text") -> Iterator[str]:
-  """The texts of a file, in order.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: a row that can't be read or lacks the column.
-  """
-  if path.endswith(".txt"):
-    with open(path, "rb") as file:
-      yield from _texts(table_files.text_lines(file, path), "text")
-  else:
-    table_files.check_ending(path)
-    yield from _texts(table_files.read(path), column)
-
-
-def _texts(rows: table_files.Rows, column: str) -> Iterator[str]:
-  for where, row in rows:
-    if isinstance(row, str):
-      raise ValueError(f"{where}: {row}")
-    if not isinstance(row.get(column), str):
-      raise ValueError(
-        f"{where}: --column={column} is {row.get(column)!r}; expected a text. "
-        f"The columns are {sorted(map(str, row))}"
-      )
-    yield row[column]
 
 
 def embed_file(
@@ -147,7 +120,7 @@ def embed_file(
   with vector_files.partial(
     output, encoder.dim, depends_on, _WINDOW
   ) as vectors:
-    texts = texts_of(path, column)
+    texts = text_files.read(path, column)
     vectors.skip(texts)
     progress = Progress(done=vectors.done, bar=sys.stderr.isatty())
     if vectors.done:
@@ -171,7 +144,7 @@ def embed_file(
     finally:
       progress.close()
       progress.say(progress.summary())
-    vectors.finish(texts_of(path, column))
+    vectors.finish(text_files.read(path, column))
     return vectors.done
 
 

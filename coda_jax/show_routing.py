@@ -15,8 +15,7 @@ from collections.abc import Sequence
 
 from coda_jax import cli
 from coda_jax.checkpoints import files, formats, load_adapter, load_pretrained
-from coda_jax.embed_file import texts_of
-from coda_jax.sentences import embedding, shading
+from coda_jax.sentences import embedding, shading, text_files
 
 PROGRAM = "python -m coda_jax.show_routing"
 
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.output.endswith(".svg"):
       raise ValueError(f"--output={args.output} must end in .svg")
     texts = list(
-      itertools.islice(texts_of(args.input, args.column), args.texts)
+      itertools.islice(text_files.read(args.input, args.column), args.texts)
     )
     if not texts:
       raise ValueError(f"--input={args.input} has no texts")

@@ -94,6 +94,7 @@ ADDED = {
   "sizes/xl.gin": ("--gin_file=sizes/tiny.gin", *LAYERS),
   "experiments/tiny_": LAYERS,
   "experiments/embed_distil": (
+    "--gin.CORPUS=data/corpus/*-{split}-*.txt",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 16}",
     "--gin.INITIAL_CHECKPOINT_PATH=my-model",
   ),
@@ -105,6 +106,14 @@ ADDED = {
     LENGTHS,
   ),
   "coda_jax.infer": (LENGTHS,),
+  "coda_jax.compare_embeddings": (
+    "--model=my-model",
+    "--max_length=16",
+    "--first_tokens=8",
+    "--first_layers=1",
+    "--repeats=1",
+  ),
+  "coda_jax.show_routing": ("--model=my-model", "--max_length=16"),
   "coda_jax.export": ("--lengths=16", "--max_length=2"),
   "coda_jax.benchmark": (
     "--length=16",
@@ -182,6 +191,21 @@ def a_classifiers_adapter(path):
   adapter_files.save_adapter(path, model, params)
 
 
+def an_encoders_adapter(path):
+  coda = CodaConfig(bottleneck_dim=2)
+  adapter_files.save_adapter(
+    path, *pretrained.load_pretrained("my-model", coda=coda)
+  )
+
+
+def titles(path):
+  rows = [
+    {"title": f"{word} shares", "body": f"a goal {word}", "topic": word}
+    for word in ("fell", "a")
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def pretraining_data(folder):
   """What the experiments' gin files name."""
   text = "the quick brown fox jumps over the lazy dog and runs away again\n"
@@ -210,6 +234,9 @@ MADE = {
   "my-model/": a_sentence_encoder,
   "texts.txt": holding("Shares fell\n\nA goal\n"),
   "runs/reviews_bert/adapter": a_classifiers_adapter,
+  "runs/embed_distil/adapter": an_encoders_adapter,
+  "test.jsonl": titles,
+  "train.jsonl": titles,
 }
 
 
