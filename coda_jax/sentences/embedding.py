@@ -118,7 +118,7 @@ def embed(
     sentences = load_sentences(sentences)
   encoder, tokenizer = sentences.encoder, sentences.tokenizer
   names = _inputs(model, tokenizer)
-  limit = _limit(model, encoder, max_length)
+  limit = token_limit(model, encoder, max_length)
   chosen = encoder.prompt(prompt, name=prompt_name)
   left_out = tokenizer.prompt_length(chosen, max_length=limit)
   sharding, parts, under = None, 1, contextlib.nullcontext()
@@ -175,10 +175,23 @@ def _inputs(model: nn.Module, tokenizer: HfTokenizer) -> tuple[str, ...]:
   return names
 
 
-def _limit(
+def token_limit(
   model: nn.Module, encoder: SentenceEncoder, asked: int | None
 ) -> int | None:
-  """The most tokens of a text, None for no limit."""
+  """The most tokens of a text, special ones included.
+
+  Args:
+    model: the transformer.
+    encoder: the folder's, which may have a limit of its own.
+    asked: another limit; None takes the folder's, but no more than the model
+      has positions for.
+
+  Returns:
+    A number of tokens, or None for no limit.
+
+  Raises:
+    ValueError: more than the model has positions for, or less than 1.
+  """
   positions = getattr(model.config, "max_length", None)
   if asked is None:
     limits = [n for n in (positions, encoder.max_length) if n is not None]
