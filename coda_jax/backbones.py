@@ -33,6 +33,9 @@ class HuggingFace(Protocol):
   ) -> tuple[Conditional, dict[str, Any]]:
     """A configuration and {parameter path: Leaf}.
 
+    There may be leaves of a head that the model does not have: such a head can
+    start from them.
+
     Args:
       fields: of config.json.
       tensors: {name: Leaf} of the safetensors files.

@@ -15,8 +15,8 @@ from coda_jax.nn.config import check_whole
 MODEL_TYPES = FAMILIES
 TRANSFORMERS_CLASS = "AutoModel"
 
-# Tensors that no model here uses: buffers of old versions, the pooler of a
-# model without a head, and the heads of language models.
+# Tensors that no model here uses: buffers of old versions, RoBERTa's pooler,
+# and the heads of language models.
 IGNORED = (
   r"embeddings\.(position|token_type)_ids",
   r"pooler\..*",
@@ -88,16 +88,22 @@ _TABLE = (
 )
 
 
+# The layer between BERT and the logits of sequences. RoBERTa's is another one,
+# a part of its head.
+_DENSE = "encoder/head/dense"
+_POOLER = _linear("pooler.dense", _DENSE)
+
+
 def _head_table(head: str | None, family: str) -> name_table.Rows:
-  dense, logits = "encoder/head/dense", "encoder/head/logits_dense"
+  logits = "encoder/head/logits_dense"
   if head is None:
     return ()
   if head == "token_classification":
     return _linear("classifier", logits)
   if family == "bert":
-    return (*_linear("pooler.dense", dense), *_linear("classifier", logits))
+    return (*_POOLER, *_linear("classifier", logits))
   return (
-    *_linear("classifier.dense", dense),
+    *_linear("classifier.dense", _DENSE),
     *_linear("classifier.out_proj", logits),
   )
 
@@ -115,7 +121,9 @@ def read(
 
   Returns:
     (config, {parameter path: Leaf}). There is a head where the checkpoint has
-    one for the classification of sequences or tokens.
+    one for the classification of sequences or tokens. A BERT without a head for
+    sequences, but with a pooler, has the leaves of `encoder/head/dense` all the
+    same: such a head can start from them.
 
   Raises:
     ValueError: a model that `Bert` can't be.
@@ -137,6 +145,8 @@ def read(
     names = ()
   config = _read_config(fields, head, num_labels, names, source)
   rows = (*_TABLE, *_head_table(head, config.family))
+  if config.family == "bert":
+    rows += _POOLER
   leaves, unknown = {}, []
   for name, leaf in named.items():
     path, transposed = name_table.to_path(name, rows, _WORDS)

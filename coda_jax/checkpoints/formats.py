@@ -74,6 +74,9 @@ def read(
 ) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads the shape of a model, and its leaves by parameter path.
 
+  A t5x checkpoint does not describe the adapters and routers that it may have;
+  their leaves are there, too.
+
   Args:
     path: a folder of any of `FORMATS`, or one of `SHIPPED`.
 
@@ -84,21 +87,54 @@ def read(
     FileNotFoundError: the checkpoint or a part of it is missing.
     ValueError: a checkpoint that can't be read, with the reason.
   """
+  config, own, _ = _read(path)
+  return config, own
+
+
+def read_to_start(path: str | os.PathLike[str]) -> dict[str, Leaf]:
+  """The leaves of `read`, and those that only a new head can start from.
+
+  These are the pooler of a Hugging Face BERT: `encoder/head/dense`.
+
+  Args:
+    path: see `read`.
+
+  Returns:
+    {parameter path: Leaf}, for `assemble.from_leaves`.
+
+  Raises:
+    FileNotFoundError, ValueError: see `read`.
+  """
+  _, own, spare = _read(path)
+  return {**own, **spare}
+
+
+def _read(
+  path: str | os.PathLike[str],
+) -> tuple[Conditional, dict[str, Leaf], dict[str, Leaf]]:
+  """(config, leaves of the model, leaves of a head that it does not have)."""
   readers = {"coda_jax": model_folder.read, "hf": hf.read, "t5x": t5x.read}
   kind = detect(path)
-  config, read_leaves = readers[kind](find_folder(path))
-  leaves.check_dtypes(read_leaves, str(path))
-  expected = initialise.abstract_params(backbones.build(config))
+  config, own = readers[kind](find_folder(path))
+  leaves.check_dtypes(own, str(path))
+  expected = params_lib.flatten(
+    initialise.abstract_params(backbones.build(config))
+  )
+  spare = {
+    name: own.pop(name)
+    for name in own.keys() - expected.keys()
+    if kind == "hf" and params_lib.is_added(name)
+  }
   leaves.check(
     {  # t5x has no configuration for adapters and routers: skip them.
       name: leaf
-      for name, leaf in read_leaves.items()
+      for name, leaf in own.items()
       if kind != "t5x" or not params_lib.is_added(name)
     },
-    params_lib.flatten(expected),
+    expected,
     str(path),
   )
-  return config, read_leaves
+  return config, own, spare
 
 
 def _nearby(folder: Any) -> str:

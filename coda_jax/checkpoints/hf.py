@@ -31,7 +31,8 @@ def read(
     folder: with `config.json` and `model.safetensors`, or its shards.
 
   Returns:
-    (config, {parameter path: Leaf}).
+    (config, {parameter path: Leaf}). Leaves of a head that the model does not
+    have are what such a head can start from.
 
   Raises:
     FileNotFoundError: a file is missing.

@@ -139,10 +139,9 @@ def start(
     if initial_checkpoint_path is None:
       params = initialise.init_params(model, init_key, shardings)
     else:
-      _, leaves = formats.read(initial_checkpoint_path)
       params = assemble.from_leaves(
         model,
-        leaves,
+        formats.read_to_start(initial_checkpoint_path),
         init_key,
         str(initial_checkpoint_path),
         shardings=shardings,

@@ -163,9 +163,9 @@ def test_prefix_and_old_names_of_norms(family):
   assert_equal(leaves, expected)
 
 
-@pytest.mark.parametrize("prefix", ["", "bert."])
+@pytest.mark.parametrize("prefix", ["", "roberta."])
 def test_what_no_model_uses_is_ignored(prefix):
-  config, expected, fields, tensors = written()
+  config, expected, fields, tensors = written("roberta")
   number = leaf_of(np.zeros((2, 2), np.float32))
   ids = leaf_of(np.arange(20)[None])
   more = {
@@ -184,11 +184,20 @@ def test_what_no_model_uses_is_ignored(prefix):
   assert_equal(leaves, expected)
 
 
-def test_pooler_is_ignored_by_the_head_of_tokens():
-  config, expected, fields, tensors = written("bert", "token_classification")
-  pooler = {"bert.pooler.dense.weight": leaf_of(np.zeros((15, 15)))}
+@pytest.mark.parametrize("head", ["none", "token_classification"])
+def test_a_pooler_is_the_start_of_a_head_of_sequences(head):
+  config, expected, fields, tensors = written("bert", head)
+  weight, bias = np.arange(225.0).reshape(15, 15), np.arange(15.0)
+  pooler = {
+    "bert.pooler.dense.weight": leaf_of(weight),
+    "bert.pooler.dense.bias": leaf_of(bias),
+  }
   found, leaves = hf.read(fields, tensors | pooler, "memory")
   assert found == config
+  expected |= {
+    "encoder/head/dense/kernel": weight.T,
+    "encoder/head/dense/bias": bias,
+  }
   assert_equal(leaves, expected)
 
 

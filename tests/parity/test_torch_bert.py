@@ -15,11 +15,13 @@ import pytest
 import safetensors.numpy
 
 from coda_jax import params as params_lib
-from coda_jax import testing
+from coda_jax import partitioning, testing
 from coda_jax.bert import hf
 from coda_jax.bert.network import Bert
+from coda_jax.checkpoints import formats, pretrained
 from coda_jax.checkpoints.leaves import leaf_of, leaves_of
 from coda_jax.nn.config import CodaConfig
+from coda_jax.training import optimizers, setup
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -62,7 +64,7 @@ def torch_model(case, ending):
   family, fields = CASES[case]
   torch.manual_seed(0)
   config = getattr(transformers, f"{family}Config")(
-    **{**SHAPE, **fields, **HEADS[ending]}
+    **{**SHAPE, **fields, **HEADS.get(ending, {})}
   )
   name = f"{family}{ending}"
   config.architectures = [name]  # As save_pretrained writes it.
@@ -85,6 +87,8 @@ def read(model):
   tensors = {k: leaf_of(v.numpy()) for k, v in model.state_dict().items()}
   config, leaves = hf.read(model.config.to_dict(), tensors, "memory")
   ours = Bert(config)
+  if config.head is None:  # The pooler is for a head of sequences alone.
+    leaves = {p: x for p, x in leaves.items() if not params_lib.is_added(p)}
   params = params_lib.unflatten(
     {path: jnp.asarray(leaf.read()) for path, leaf in leaves.items()}
   )
@@ -304,6 +308,55 @@ def test_language_models_are_read_without_their_heads(case):
       batch,
       model.config,
     )
+
+
+def started(folder):
+  """(the model of a folder with a new head, the parameters of its run)."""
+  model = pretrained.model_of(
+    folder, head="classification", labels=("a", "b", "c")
+  )
+  begun = setup.start(
+    model,
+    optimizers.adamw(optimizers.constant(0.1)),
+    partitioning.make_mesh(),
+    trained_patterns=params_lib.TASK_PATTERNS,
+    initial_checkpoint_path=str(folder),
+    seed=0,
+  )
+  return model, params_lib.merge(begun.state.trained, begun.frozen)
+
+
+@pytest.mark.parametrize("ending", ["Model", "ForPreTraining"])
+def test_a_new_head_starts_from_the_pooler(tmp_path, ending):
+  """As in transformers, where only the layer of the logits is new."""
+  torch_model("bert", ending).save_pretrained(tmp_path)
+  theirs = transformers.BertForSequenceClassification.from_pretrained(
+    tmp_path, num_labels=3, attn_implementation="eager"
+  ).eval()
+  model, params = started(tmp_path)
+  # Without the pooler's leaves the configuration is the same, and so is what
+  # else is read.
+  plain, leaves = formats.read(tmp_path)
+  assert plain.head is None and not any(map(params_lib.is_added, leaves))
+  logits = params["encoder"]["head"]["logits_dense"]
+  with torch.no_grad():  # The one new layer of both.
+    theirs.classifier.weight.copy_(torch.tensor(np.array(logits["kernel"]).T))
+    theirs.classifier.bias.copy_(torch.tensor(np.array(logits["bias"])))
+  batch = make_batch(model.config, (20, 9, 1), 20)
+  assert_close(
+    run_ours(model, params, batch),
+    run_torch(theirs, batch, model.config),
+    batch,
+    model.config,
+  )
+
+
+def test_the_head_of_a_roberta_is_new(tmp_path):
+  """Its pooler is no part of such a head, in transformers either."""
+  torch_model("roberta", "Model").save_pretrained(tmp_path)
+  _, params = started(tmp_path)
+  dense = params["encoder"]["head"]["dense"]
+  assert not dense["bias"].any() and dense["kernel"].any()
 
 
 @pytest.mark.parametrize("case", ["bert", "roberta", "xlm-roberta"])
