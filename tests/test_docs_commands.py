@@ -178,17 +178,28 @@ def reviews(path):
     path.with_name(f"reviews-{split}.csv").write_text(f"text,label\n{rows}")
 
 
-def a_classifiers_adapter(path):
+def names(path):
+  row = json.dumps({"tokens": ["Ada", "came"], "tags": ["B-PER", "O"]})
+  for split in ("train", "validation"):
+    path.with_name(f"names-{split}.jsonl").write_text(f"{row}\n" * 8)
+
+
+def an_adapter(path, head, labels):
   model = pretrained.model_of(
-    "bert_base",
-    coda=CodaConfig(),
-    head="classification",
-    labels=("bad", "good"),
+    "bert_base", coda=CodaConfig(), head=head, labels=labels
   )
   _, leaves = formats.read("bert_base")
   key = jax.random.key(0)
   params = assemble.from_leaves(model, leaves, key, "bert_base")
   adapter_files.save_adapter(path, model, params)
+
+
+def a_classifiers_adapter(path):
+  an_adapter(path, "classification", ("bad", "good"))
+
+
+def a_taggers_adapter(path):
+  an_adapter(path, "token_classification", ("O", "B-PER", "I-PER"))
 
 
 def an_encoders_adapter(path):
@@ -237,6 +248,8 @@ MADE = {
   "runs/embed_distil/adapter": an_encoders_adapter,
   "test.jsonl": titles,
   "train.jsonl": titles,
+  "data/names-{split}.jsonl": names,
+  "runs/names_bert/adapter": a_taggers_adapter,
 }
 
 

@@ -12,6 +12,7 @@ from coda_jax import cli, initialise, params
 from coda_jax.checkpoints import formats
 from coda_jax.inference import evaluate, predict, sources
 from coda_jax.objectives.classify import Classify
+from coda_jax.objectives.classify_tokens import ClassifyTokens
 from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
@@ -102,6 +103,9 @@ def test_objectives(run):
   assert bound["objective"] == expected
   bound = stack(run=run, more=["objectives/classify"], LABELS=("no", "yes"))
   assert bound["objective"] == Classify(("no", "yes"))
+  more = ["objectives/classify_tokens"]
+  bound = stack(run=run, more=more, LABELS=("O", "B"))
+  assert bound["objective"] == ClassifyTokens(("O", "B"))
 
 
 def test_objectives_of_evaluation():
@@ -219,6 +223,9 @@ def test_a_bert_is_as_large_as_its_checkpoint(method, bert_folder):
   tree = initialise.abstract_params(bound["model"])
   trained, _ = params.split(tree, bound["trained_patterns"])
   assert "encoder/head/dense/kernel" in params.flatten(trained)
+  files = (*files[:-1], "objectives/classify_tokens")
+  config = parse(*files, **macros)["model"].config
+  assert config.head == "token_classification" and config.num_labels == 3
   # The tokenizer is the one of the same folder.
   assert "VOCABULARY = %INITIAL_CHECKPOINT_PATH" in gin.config_str()
 
@@ -340,6 +347,7 @@ def test_tasks(file):
     "TARGET_TEMPLATE": "{label}",
     "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": 8},
   }
+  of_tokens = {name: given[name] for name in ("TABLE", "TASK_FEATURE_LENGTHS")}
   bound = parse(
     "models/t5_1_1",
     "sizes/tiny",
@@ -350,6 +358,7 @@ def test_tasks(file):
     MODEL_DIR="x",
     MIXTURE_OR_TASK_NAME="x",
     **(given if file == "table" else {}),
+    **(of_tokens if file == "token_table" else {}),
   )
   # Texts without labels have no targets.
   features = {"inputs"} if file == "texts" else {"inputs", "targets"}

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coda_jax.checkpoints import files
-from coda_jax.data import text_settings
+from coda_jax.data import text_settings, tokenizer_json
 
-FILE = "tokenizer.json"
 # All that tokenizers in Hugging Face folders may have, of T5 and of BERT.
 FILES = (
-  FILE,
+  tokenizer_json.FILE,
   "tokenizer_config.json",
   "special_tokens_map.json",
   "added_tokens.json",
@@ -26,8 +25,6 @@ FILES = (
   "merges.txt",
   "sentencepiece.bpe.model",
 )
-# Both name the special tokens; the first one that has a name decides.
-_NAMING_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _USUAL = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>")}
 
 
@@ -45,12 +42,26 @@ class Batch(NamedTuple):
   mask: np.ndarray
 
 
+class Words(NamedTuple):
+  """The words of a text as an encoder takes them.
+
+  Attributes:
+    input_ids: int32 [length], special tokens included.
+    token_types: int32 [length].
+    starts: bool [length], True for the first token of each word.
+  """
+
+  input_ids: np.ndarray
+  token_types: np.ndarray
+  starts: np.ndarray
+
+
 class HfTokenizer:
   """A tokenizer that the `tokenizers` library reads from a `tokenizer.json`.
 
   `encode` adds no special token, and `decode` leaves them out of texts.
   `encode_batch` adds the special tokens of the file, to single texts and to
-  pairs.
+  pairs, and `encode_words` to texts that are split into words.
 
   The file may also hold a length that texts are padded or cut to. Neither is
   used here.
@@ -83,18 +94,18 @@ class HfTokenizer:
       ModuleNotFoundError: the `tokenizers` library is missing.
       ValueError: the file can't be read, or has no padding token.
     """
-    self.path = _file(pathlib.Path(path))
+    self.path = tokenizer_json.find(pathlib.Path(path))
     if lower_case is None:
       lower_case = text_settings.read(self.path.parent).lower_case
     self.lower_case = lower_case
     content = self.path.read_bytes()
     self.digest = hashlib.sha256(content).hexdigest()
-    self._tokenizer = _read(self.path, content)
+    self._tokenizer = tokenizer_json.read(self.path, content)
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
-    # {max_length: a copy that cuts}. Other threads may use the tokenizer at
-    # the same time, so it never changes.
-    self._cutting: dict[int, Any] = {}
+    # {(max_length, whether of words): a copy that cuts}. Other threads may use
+    # the tokenizer at the same time, so it never changes.
+    self._copies: dict[tuple[int | None, bool], Any] = {}
     kept = [
       token.content
       for token in self._tokenizer.get_added_tokens_decoder().values()
@@ -106,7 +117,8 @@ class HfTokenizer:
     if pad_id is None:
       raise ValueError(
         f"{self.path}: no padding token; expected [PAD] or <pad> in it, or the "
-        f"name of its pad_token in {' or '.join(_NAMING_FILES)} next to it"
+        "name of its pad_token in "
+        f"{' or '.join(tokenizer_json.NAMING_FILES)} next to it"
       )
     self.pad_id: int = pad_id
     self.unk_id = self._special_id("unk_token")
@@ -175,7 +187,7 @@ class HfTokenizer:
           f"max_length={max_length} has no place for the {special} special "
           f"tokens of {self.path}; expected a larger length"
         )
-      tokenizer = self._that_cuts(max_length)
+      tokenizer = self._copy(max_length)
     rows = tokenizer.encode_batch(inputs)
     length = max((len(row.ids) for row in rows), default=special)
     shape = len(rows), max(length, 1)
@@ -191,13 +203,66 @@ class HfTokenizer:
       batch.mask[i, :n] = True
     return batch
 
+  def encode_words(
+    self, words: Sequence[str], *, max_length: int | None = None
+  ) -> Words:
+    """Encodes the words of one text with the file's special tokens.
+
+    Each word has the tokens that it has after a space. A word of which the
+    tokenizer leaves nothing, such as a zero-width space, is an unknown one.
+
+    Args:
+      words: in their order.
+      max_length: tokens that the text may have, special tokens included; None
+        for no limit. A longer text loses tokens at its end, and keeps all
+        special tokens.
+
+    Raises:
+      ValueError: a word without a token, where the file has no unknown token;
+        or `max_length` is too short for a token beside the special ones.
+    """
+    tokenizer = self._copy(None, of_words=True)
+    special = tokenizer.num_special_tokens_to_add(False)
+    if max_length is not None and max_length <= special:
+      raise ValueError(
+        f"max_length={max_length} has no place for a token and the {special} "
+        f"special tokens of {self.path}; expected a larger length"
+      )
+    words = [self._lower(word) for word in words]
+    row = tokenizer.encode(words, is_pretokenized=True)
+    if lost := {*range(len(words))}.difference(row.word_ids):
+      if self.unk_id is None:
+        raise ValueError(
+          f"{self.path} has no token for {words[min(lost)]!r}, nor one for "
+          "unknown words; leave the word out"
+        )
+      unknown = tokenizer.id_to_token(self.unk_id)
+      words = [unknown if i in lost else word for i, word in enumerate(words)]
+      row = tokenizer.encode(words, is_pretokenized=True)
+    if max_length is not None and len(row.ids) > max_length:
+      row = self._copy(max_length, of_words=True).encode(
+        words, is_pretokenized=True
+      )
+    of_words = row.word_ids
+    return Words(
+      np.array(row.ids, np.int32),
+      np.array(row.type_ids, np.int32),
+      np.array(
+        [
+          word is not None and word != before
+          for before, word in zip([None, *of_words], of_words, strict=False)
+        ],
+        np.bool_,
+      ),
+    )
+
   def spans(self, text: str, *, max_length: int) -> list[tuple[int, int]]:
     """Where the tokens of `encode_batch([text])` stand in the text.
 
     Returns:
       (start, end) of each token, in characters; special tokens are empty.
     """
-    encoded = self._that_cuts(max_length).encode(self._prepared(text, ""))
+    encoded = self._copy(max_length).encode(self._prepared(text, ""))
     return list(encoded.offsets)
 
   def prompt_length(self, prompt: str, *, max_length: int | None = None) -> int:
@@ -239,16 +304,23 @@ class HfTokenizer:
     parts[::2] = (part.lower() for part in parts[::2])
     return "".join(parts)
 
-  def _that_cuts(self, max_length: int) -> Any:
-    if max_length not in self._cutting:
+  def _copy(self, max_length: int | None, *, of_words: bool = False) -> Any:
+    """A copy that cuts, unless to None; or that puts a space before words."""
+    key = max_length, of_words
+    if key not in self._copies:
       tokenizer = copy.deepcopy(self._tokenizer)
-      tokenizer.enable_truncation(max_length)
-      self._cutting[max_length] = tokenizer
-    return self._cutting[max_length]
+      # RoBERTa's tokens contain the space before them. transformers asks for
+      # the same: `add_prefix_space=True`.
+      if of_words and hasattr(tokenizer.pre_tokenizer, "add_prefix_space"):
+        tokenizer.pre_tokenizer.add_prefix_space = True
+      if max_length is not None:
+        tokenizer.enable_truncation(max_length)
+      self._copies[key] = tokenizer
+    return self._copies[key]
 
   def _special_id(self, kind: str) -> int | None:
     """The id of pad_token or unk_token; None if the file has none."""
-    for name in _NAMING_FILES:
+    for name in tokenizer_json.NAMING_FILES:
       path = self.path.with_name(name)
       token = files.read_json(path).get(kind) if path.exists() else None
       if isinstance(token, dict):
@@ -262,35 +334,3 @@ class HfTokenizer:
       if (found := self._tokenizer.token_to_id(token)) is not None:
         return found
     return None
-
-
-def _file(path: pathlib.Path) -> pathlib.Path:
-  file = path / FILE if path.is_dir() else path
-  if file.is_file():
-    return file
-  message = f"{file} does not exist"
-  if any((file.parent / name).exists() for name in _NAMING_FILES):
-    message += (
-      "; make it with transformers\n"
-      '  python -c "from transformers import AutoTokenizer as T; '
-      f"T.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\""
-    )
-  raise FileNotFoundError(message)
-
-
-def _read(path: pathlib.Path, content: bytes) -> Any:
-  try:
-    import tokenizers
-  except ImportError as error:
-    raise ModuleNotFoundError(
-      f"{path} needs tokenizers: pip install 'coda_jax[sentences]'",
-      name="tokenizers",
-    ) from error
-  try:
-    return tokenizers.Tokenizer.from_buffer(content)
-  # The library has no error class of its own.
-  except Exception as error:
-    raise ValueError(
-      f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} "
-      f"reads ({error}); get the file again, or a newer tokenizers"
-    ) from error

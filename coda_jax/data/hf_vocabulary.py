@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from coda_jax.data.hf_tokenizer import Batch, HfTokenizer
+from coda_jax.data.hf_tokenizer import Batch, HfTokenizer, Words
 
 
 class HfVocabulary(seqio.Vocabulary):
@@ -88,6 +88,12 @@ class HfVocabulary(seqio.Vocabulary):
     return self.tokenizer.encode_batch(
       texts, max_length=max_length, prompt=prompt
     )
+
+  def encode_words(
+    self, words: Sequence[str], *, max_length: int | None = None
+  ) -> Words:
+    """See `HfTokenizer.encode_words`."""
+    return self.tokenizer.encode_words(words, max_length=max_length)
 
   def prompt_length(self, prompt: str, *, max_length: int | None = None) -> int:
     """See `HfTokenizer.prompt_length`."""

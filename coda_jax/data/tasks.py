@@ -169,7 +169,7 @@ def texts_task(
 
 def _by_split(filepattern: str) -> dict[str, str]:
   """The globs of the splits that have a file."""
-  _check_filepattern(filepattern, "data/corpus/*-{split}-*.txt")
+  check_filepattern(filepattern, "data/corpus/*-{split}-*.txt")
   patterns = {
     split: filepattern.replace("{split}", split)
     for split in ("train", "validation")
@@ -183,7 +183,16 @@ def _by_split(filepattern: str) -> dict[str, str]:
   return {s: p for s, p in patterns.items() if tf.io.gfile.glob(p)}
 
 
-def _check_filepattern(filepattern: str, example: str) -> None:
+def check_filepattern(filepattern: str, example: str) -> None:
+  """Refuses a file pattern that does not say where a split's name stands.
+
+  Args:
+    filepattern: with "{split}".
+    example: of one, for the message.
+
+  Raises:
+    ValueError: another value.
+  """
   if not isinstance(filepattern, str) or "{split}" not in filepattern:
     raise ValueError(
       f"filepattern={filepattern!r} must hold '{{split}}', as in {example!r}"
@@ -269,7 +278,7 @@ def table_task(
   encoding.check_pairs(
     pairs, features["inputs"].vocabulary, f"VOCABULARY={vocabulary!r}"
   )
-  _check_filepattern(filepattern, "data/reviews-{split}.csv")
+  check_filepattern(filepattern, "data/reviews-{split}.csv")
   if not isinstance(metric_fns, list | tuple):
     raise ValueError(
       f"TABLE_METRICS={metric_fns!r}; expected a list, such as ['accuracy']"

@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from coda_jax.checkpoints import installed
-from coda_jax.data import hf_tokenizer, hf_vocabulary
+from coda_jax.data import hf_vocabulary, tokenizer_json
 
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
 DEFAULT_SENTINELS = 100
@@ -124,7 +124,7 @@ def _by_name(vocabulary: str) -> seqio.Vocabulary:
     )
   if vocabulary in installed.MODELS and not os.path.exists(vocabulary):
     return hf_vocabulary.HfVocabulary(installed.find(vocabulary))
-  if os.path.isdir(vocabulary) or vocabulary.endswith(hf_tokenizer.FILE):
+  if os.path.isdir(vocabulary) or vocabulary.endswith(tokenizer_json.FILE):
     return hf_vocabulary.HfVocabulary(vocabulary)
   if not os.path.isfile(vocabulary):
     raise FileNotFoundError(

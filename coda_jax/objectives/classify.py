@@ -12,21 +12,12 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from coda_jax import arguments, backbones
+from coda_jax import arguments
 from coda_jax.data import texts
-from coda_jax.nn.config import Conditional
-from coda_jax.objectives import Batch, Sums, converters
+from coda_jax.objectives import Batch, Sums, converters, heads
 
 if TYPE_CHECKING:
   import seqio
-
-# Arguments of the model. Where a batch is made by hand, only the first is
-# needed.
-_MODEL_FEATURES = (
-  "encoder_input_tokens",
-  "encoder_token_types",
-  "encoder_mask",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +45,7 @@ class Classify:
     return len(self.labels) == 1
 
   def check(self, features: Mapping[str, Any], config: Any) -> None:
-    texts.check_vocabulary(
-      features["inputs"].vocabulary, config.vocab_size, repr("inputs")
-    )
-    if not isinstance(config, Conditional):
-      return  # A model of the caller's own.
-    head = config.head_fields
-    if head.get("head") != "classification":
-      raise ValueError(
-        f"LABELS={self.labels!r} need a model with a head for classification, "
-        f"but this is a {backbones.of(config).title} without; use "
-        "models/bert.gin, or a checkpoint of such a model"
-      )
-    if head["num_labels"] != len(self.labels) or (
-      head["labels"] and head["labels"] != tuple(self.labels)
-    ):
-      raise ValueError(
-        f"LABELS={self.labels!r}, but the model was made for "
-        f"{head['num_labels']} labels {head['labels'] or ''}; set LABELS to "
-        "these, in their order"
-      )
+    heads.check("classification", self.labels, features, config)
 
   def constants(self, trained: Any) -> dict[str, Any]:
     del trained
@@ -94,7 +66,7 @@ class Classify:
         "example a row: use pack=False"
       )
     return converters.encoder_only(
-      _MODEL_FEATURES,
+      heads.ARGUMENTS,
       label=functools.partial(self._label, features),
       label_dtype=self._dtype,
     )
@@ -127,7 +99,7 @@ class Classify:
     del config
     tokens = jax.ShapeDtypeStruct((batch_size, lengths["inputs"]), jnp.int32)
     return {
-      **dict.fromkeys(_MODEL_FEATURES, tokens),
+      **dict.fromkeys(heads.ARGUMENTS, tokens),
       "labels": jax.ShapeDtypeStruct((batch_size,), self._dtype),
       "loss_weights": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
@@ -143,12 +115,12 @@ class Classify:
   ) -> Sums:
     logits, routing = model.apply(
       {"params": params},
-      **_inputs(batch),
+      **heads.inputs(batch),
       enable_dropout=train,
       return_routing=True,
       rngs=rngs,
     )
-    self._check_logits(logits)
+    heads.check_logits(self.labels, logits, ("batch",))
     logits = logits.astype(jnp.float32)
     weights = batch["loss_weights"].astype(jnp.float32)
     labels = batch["labels"]
@@ -159,11 +131,7 @@ class Classify:
       loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       correct = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
       metrics["label_accuracy"] = (correct * weights).sum()
-    # Padding is not 0 for all models: batches of `converter` have a mask.
-    pad_id = getattr(model.config, "pad_id", 0)
-    mask = batch["encoder_input_tokens"] != pad_id
-    if "encoder_mask" in batch:
-      mask = batch["encoder_mask"].astype(bool)
+    mask = heads.mask(model, batch)
     return Sums(
       loss=(loss * weights).sum(),
       weight=weights.sum(),
@@ -173,14 +141,6 @@ class Classify:
       mask=mask,
     )
 
-  def _check_logits(self, logits: Array) -> None:
-    if logits.shape[1:] != (len(self.labels),):
-      raise ValueError(
-        f"LABELS={self.labels!r} are {len(self.labels)}, and the model gives "
-        f"logits of shape {logits.shape}; expected [batch, {len(self.labels)}]:"
-        " give its head as many outputs"
-      )
-
   def predict(
     self, model: nn.Module, params: Any, batch: Batch, *, max_length: int
   ) -> Array:
@@ -189,8 +149,8 @@ class Classify:
     A row whose logits are not numbers has the place -1.
     """
     del max_length
-    logits = _logits(params, _inputs(batch), model=model)
-    self._check_logits(logits)
+    logits = heads.logits(params, heads.inputs(batch), model=model)
+    heads.check_logits(self.labels, logits, ("batch",))
     if self._is_regression:
       return logits[:, 0].astype(jnp.float32)
     is_finite = jnp.isfinite(logits).all(axis=-1)
@@ -205,12 +165,3 @@ class Classify:
         "or training has diverged"
       )
     return [self.labels[place] for place in predictions]
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _logits(params: Any, inputs: Batch, *, model: nn.Module) -> Array:
-  return model.apply({"params": params}, **inputs, enable_dropout=False)
-
-
-def _inputs(batch: Batch) -> dict[str, Any]:
-  return {name: batch[name] for name in _MODEL_FEATURES if name in batch}

@@ -229,7 +229,7 @@ def uncut_examples(
   """
   import seqio
 
-  from coda_jax.data import encoding
+  from coda_jax.data import encoding, words
 
   _only_read()
   task = seqio.TaskRegistry.get(name)
@@ -237,6 +237,7 @@ def uncut_examples(
   instead = {
     seqio.preprocessors.append_eos_after_trim: seqio.preprocessors.append_eos,
     encoding.encode: encoding.encode_uncut,
+    words.encode: words.encode_uncut,
   }
   whole = task.replace(
     preprocessors=[
