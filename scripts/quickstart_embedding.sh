@@ -9,12 +9,12 @@
 # PYTHON  the interpreter to use (default: python3.11 or the next newer)
 # VENV    the virtual environment to make or use again (.venv-quickstart)
 # OUTPUT  the folder of the results (runs/embedding)
-# STEPS   of training (120)
+# STEPS   of training (150)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv-quickstart}
 output=${OUTPUT:-runs/embedding}
-steps=${STEPS:-120}
+steps=${STEPS:-150}
 source scripts/environment.sh
 
 echo "installing into $venv (some minutes the first time)"

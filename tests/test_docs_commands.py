@@ -98,6 +98,7 @@ ADDED = {
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 16}",
     "--gin.INITIAL_CHECKPOINT_PATH=my-model",
   ),
+  "experiments/embed_pairs": ("--gin.INITIAL_CHECKPOINT_PATH=my-model",),
   "coda_jax.eval": (
     "--gin.BATCH_SIZE=8",
     "--gin.EVAL_EXAMPLES=8",
@@ -184,6 +185,12 @@ def names(path):
     path.with_name(f"names-{split}.jsonl").write_text(f"{row}\n" * 8)
 
 
+def pairs(path):
+  for split in ("train", "validation"):
+    rows = "".join(f"goal {i},a goal fell in minute {i}\n" for i in range(8))
+    path.with_name(f"pairs-{split}.csv").write_text(f"title,body\n{rows}")
+
+
 def an_adapter(path, head, labels):
   model = pretrained.model_of(
     "bert_base", coda=CodaConfig(), head=head, labels=labels
@@ -242,6 +249,7 @@ MADE = {
   "articles.txt": holding("Shares fell sharply\nA late goal\n"),
   "articles.jsonl": holding('{"body": "Shares fell"}\n{"body": "A goal"}\n'),
   "data/reviews-{split}.csv": reviews,
+  "data/pairs-{split}.csv": pairs,
   "my-model/": a_sentence_encoder,
   "texts.txt": holding("Shares fell\n\nA goal\n"),
   "runs/reviews_bert/adapter": a_classifiers_adapter,
@@ -413,7 +421,7 @@ def test_commands_run(words, tmp_path, monkeypatch, request):
   monkeypatch.chdir(folder)
   if "experiments/tiny_" in line or "embed_distil" in line:
     pretraining_data(folder)
-  if "embed_distil" in line:
+  if "experiments/embed_" in line:
     a_sentence_encoder(folder / "my-model")
   if "runs/topic/adapter" in line:
     shutil.copytree(trained, "runs/topic/adapter")

@@ -13,6 +13,7 @@ from coda_jax.checkpoints import formats
 from coda_jax.inference import evaluate, predict, sources
 from coda_jax.objectives.classify import Classify
 from coda_jax.objectives.classify_tokens import ClassifyTokens
+from coda_jax.objectives.contrastive import Contrastive
 from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
@@ -106,6 +107,8 @@ def test_objectives(run):
   more = ["objectives/classify_tokens"]
   bound = stack(run=run, more=more, LABELS=("O", "B"))
   assert bound["objective"] == ClassifyTokens(("O", "B"))
+  bound = stack(run=run, more=["objectives/contrastive"], SCALE=10)
+  assert bound["objective"] == Contrastive(scale=10)
 
 
 def test_objectives_of_evaluation():
@@ -320,9 +323,10 @@ def test_order_of_axes_does_not_matter():
 @pytest.mark.parametrize("file", sorted(names("experiments/")))
 def test_experiments(file):
   # The data need not be here: tasks are theirs to test.
+  given = {"TABLE": "x"} if file == "embed_pairs" else {}
   try:
     bound = parse(
-      f"experiments/{file}", MODEL_DIR="x", MIXTURE_OR_TASK_NAME="x"
+      f"experiments/{file}", MODEL_DIR="x", MIXTURE_OR_TASK_NAME="x", **given
     )
   except ModuleNotFoundError as error:  # The model that it starts from.
     pytest.skip(str(error))
@@ -357,7 +361,7 @@ def test_tasks(file):
     f"tasks/{file}",
     MODEL_DIR="x",
     MIXTURE_OR_TASK_NAME="x",
-    **(given if file == "table" else {}),
+    **(given if file in ("table", "pairs") else {}),
     **(of_tokens if file == "token_table" else {}),
   )
   # Texts without labels have no targets.

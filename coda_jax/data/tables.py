@@ -65,7 +65,7 @@ def load(
         if not skip_bad_rows:
           raise ValueError(
             f"{row.where}: {row.why}; correct the row, or leave such rows out"
-            " with SKIP_BAD_ROWS=True (table_task.skip_bad_rows)"
+            " with SKIP_BAD_ROWS=True (the task's skip_bad_rows)"
           )
         skipped.append(row)
       else:
@@ -81,6 +81,21 @@ def load(
   if not texts.inputs:
     raise ValueError(f"{filepattern}: no usable row in these files")
   return texts
+
+
+def load_splits(filepattern: str, **arguments: Any) -> dict[str, Texts]:
+  """`load` of each split that has a file; training needs its own.
+
+  Args:
+    filepattern: a glob in which "{split}" stands for train, validation or test.
+    **arguments: of `load`; errors are its own too.
+  """
+  splits = {}
+  for split in ("train", "validation", "test"):
+    pattern = filepattern.replace("{split}", split)
+    if split == "train" or glob.glob(pattern):
+      splits[split] = load(pattern, **arguments)
+  return splits
 
 
 def find(filepattern: str) -> list[str]:

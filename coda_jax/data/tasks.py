@@ -6,7 +6,6 @@ same arguments changes nothing.
 """
 
 import functools
-import glob
 from collections.abc import Callable, Mapping, Sequence
 
 import seqio
@@ -204,8 +203,9 @@ def add_text_task(
   splits: Mapping[str, tables.Texts],
   features: Mapping[str, seqio.Feature],
   metric_fns: Sequence[Metric],
+  preprocessors: Sequence[Callable] | None = None,
 ) -> None:
-  """Registers a task on texts in memory."""
+  """Registers a task on texts in memory; None makes tokens by `tokenizers`."""
 
   def dataset(split, shuffle_files, seed=None):
     del shuffle_files, seed  # the order is fixed, the task shuffles
@@ -222,10 +222,26 @@ def add_text_task(
       splits=tuple(splits),
       num_input_examples={s: len(x.inputs) for s, x in splits.items()},
     ),
-    preprocessors=tokenizers(features),
+    preprocessors=preprocessors or tokenizers(features),
     output_features=features,
     metric_fns=list(metric_fns),
   )
+
+
+def check_table(filepattern: str, inputs: str, targets: str) -> None:
+  """Checks what the macros of a task on tables give.
+
+  Raises:
+    ValueError: a value that is no text, or a `filepattern` without "{split}".
+  """
+  for macro, value in (
+    ("TABLE", filepattern),
+    ("INPUT_TEMPLATE", inputs),
+    ("TARGET_TEMPLATE", targets),
+  ):
+    if not isinstance(value, str):
+      raise ValueError(f"{macro}={value!r}; expected a text")
+  check_filepattern(filepattern, "data/reviews-{split}.csv")
 
 
 def table_task(
@@ -265,20 +281,13 @@ def table_task(
       read, has a bad row or has no rows.
     FileNotFoundError: no training file matches.
   """
-  for macro, value in (
-    ("TABLE", filepattern),
-    ("INPUT_TEMPLATE", inputs),
-    ("TARGET_TEMPLATE", targets),
-  ):
-    if not isinstance(value, str):
-      raise ValueError(f"{macro}={value!r}; expected a text")
+  check_table(filepattern, inputs, targets)
   features = output_features(vocabulary, newlines)
   if pairs is not None and not isinstance(pairs, str):
     raise ValueError(f"PAIR_TEMPLATE={pairs!r}; expected a text, or None")
   encoding.check_pairs(
     pairs, features["inputs"].vocabulary, f"VOCABULARY={vocabulary!r}"
   )
-  check_filepattern(filepattern, "data/reviews-{split}.csv")
   if not isinstance(metric_fns, list | tuple):
     raise ValueError(
       f"TABLE_METRICS={metric_fns!r}; expected a list, such as ['accuracy']"
@@ -289,18 +298,13 @@ def table_task(
   ]
 
   def make():
-    splits = {}
-    for split in ("train", "validation", "test"):
-      pattern = filepattern.replace("{split}", split)
-      # Training needs its split, the others may be missing.
-      if split == "train" or glob.glob(pattern):
-        splits[split] = tables.load(
-          pattern,
-          inputs=inputs,
-          targets=targets,
-          pairs=pairs,
-          skip_bad_rows=skip_bad_rows,
-        )
+    splits = tables.load_splits(
+      filepattern,
+      inputs=inputs,
+      targets=targets,
+      pairs=pairs,
+      skip_bad_rows=skip_bad_rows,
+    )
     add_text_task(name, splits, features, functions)
     (_with_pairs.add if pairs else _with_pairs.discard)(name)
 

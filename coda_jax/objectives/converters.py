@@ -1,4 +1,4 @@
-"""seqio's feature converter for encoders without a decoder.
+"""seqio's feature converters for encoders without a decoder.
 
 In functions, since seqio is at hand only where data are read.
 """
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   import seqio
+
+# Before the names of an encoder's arguments that are made of the targets.
+OF_TARGETS = "target_"
 
 
 def encoder_only(
@@ -122,3 +125,51 @@ def _encoder_only_class() -> type:
       return scalars | dict.fromkeys(self._by_token, length)
 
   return EncoderOnly
+
+
+def two_texts() -> "seqio.FeatureConverter":
+  """Makes an encoder's arguments of inputs and of targets, an example a row.
+
+  They are `encoder_input_tokens` and `encoder_mask`, int32 [length of inputs],
+  and the same of the targets, which begin with `OF_TARGETS`. The mask is that
+  of `encoder_only`.
+  """
+  return _two_texts_class()(pack=False)
+
+
+@functools.cache
+def _two_texts_class() -> type:
+  import seqio
+  import tensorflow as tf
+
+  spec = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+  prefixes = {"inputs": "", "targets": OF_TARGETS}
+  made_of = {
+    f"{prefix}{name}": feature
+    for feature, prefix in prefixes.items()
+    for name in ("encoder_input_tokens", "encoder_mask")
+  }
+
+  class TwoTexts(seqio.FeatureConverter):
+    PACKING_FEATURE_DTYPES = {}
+    TASK_FEATURES = dict.fromkeys(prefixes, spec)
+    MODEL_FEATURES = dict.fromkeys(made_of, spec)
+
+    def _convert_features(self, ds, task_feature_lengths):
+      @seqio.map_over_dataset
+      def convert(example):
+        return {
+          name: tf.ones_like(example[feature])
+          if name.endswith("mask")
+          else example[feature]
+          for name, feature in made_of.items()
+        }
+
+      return seqio.utils.trim_and_pad_dataset(
+        convert(ds), self.get_model_feature_lengths(task_feature_lengths)
+      )
+
+    def get_model_feature_lengths(self, task_feature_lengths):
+      return {n: task_feature_lengths[f] for n, f in made_of.items()}
+
+  return TwoTexts

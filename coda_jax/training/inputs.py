@@ -271,7 +271,11 @@ def _check_tokens(
 ) -> None:
   if vocab_size is None:
     return
-  for feature in ("encoder_input_tokens", "decoder_target_tokens"):
+  for feature in (
+    "encoder_input_tokens",
+    "decoder_target_tokens",
+    "target_encoder_input_tokens",
+  ):
     if feature in batch:
       what = f"split {split!r} of {name!r}: {feature}"
       token_ids.check(what, batch[feature], vocab_size)
