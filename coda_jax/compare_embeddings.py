@@ -252,7 +252,7 @@ def run(options: argparse.Namespace, more: Sequence[Encoder] = ()) -> int:
       timed=options.timed,
       repeats=options.repeats,
     )
-  except (OSError, ValueError) as error:
+  except (ModuleNotFoundError, OSError, ValueError) as error:
     cli.fail(error, PROGRAM)
     return 2
   print(report.table(_COLUMNS, rows))
