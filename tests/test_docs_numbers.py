@@ -171,6 +171,18 @@ def methods_on_tpus(data):
   ]
 
 
+def embedding(news, manuals):
+  rows = []
+  for pair in zip(news, manuals, strict=True):
+    cells = [
+      row[name] for row in pair for name in ("first_place", "mrr", "topic")
+    ]
+    cosines = tuple(row["cosine"] for row in pair if "cosine" in row)
+    speedups = tuple(row["speedup"] for row in pair)
+    rows.append([None, *cells, cosines or None, speedups])
+  return rows
+
+
 # What the cells of each table are made of; None is for words.
 TABLES = {
   ("model_card.md", "tiny_8_layers.json"): pretraining,
@@ -197,6 +209,7 @@ TABLES = {
     "benchmark_soft_top_k_gradient.json",
   ): operator,
   ("performance.md", "benchmark_base_v5e.json"): base,
+  ("embedding.md", "embedding_news.json", "embedding_manuals.json"): embedding,
   ("routers.md", "routers.json"): routers,
   ("tpu.md", "tpu_compile.json"): sizes_on_tpus,
   ("tpu.md", "tpu_methods.json"): methods_on_tpus,
