@@ -232,6 +232,7 @@ _KINDS = {
   ),
   # The loop.
   "microbatches": _COUNT,
+  "router_start_batches": _PERIOD,
   "mesh": _optional(
     Kind(
       "{'data': n, 'fsdp': m}, how many devices each",

@@ -14,6 +14,7 @@ from coda_jax.inference import evaluate, predict, sources
 from coda_jax.objectives.classify import Classify
 from coda_jax.objectives.classify_tokens import ClassifyTokens
 from coda_jax.objectives.contrastive import Contrastive
+from coda_jax.objectives.distil_seq2seq import DistilSeq2Seq
 from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import loop, optimizers
@@ -109,6 +110,14 @@ def test_objectives(run):
   assert bound["objective"] == ClassifyTokens(("O", "B"))
   bound = stack(run=run, more=["objectives/contrastive"], SCALE=10)
   assert bound["objective"] == Contrastive(scale=10)
+  given = {"GENERATE": {"num_beams": 2}, "TARGETS": 0.5, "LOGITS": 2.0}
+  bound = stack(run=run, more=["objectives/distil_seq2seq"], **given)
+  assert bound["objective"] == DistilSeq2Seq(
+    z_loss=0.0 if run == "finetune" else 1e-4,
+    generate={"num_beams": 2},
+    targets=0.5,
+    logits=2.0,
+  )
 
 
 def test_objectives_of_evaluation():

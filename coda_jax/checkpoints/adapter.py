@@ -2,7 +2,8 @@
 
 `adapter_model.safetensors` holds the leaves that `params.TASK_PATTERNS` names;
 `adapter_config.json` says how they were made, and has a fingerprint of the
-backbone that they were trained on.
+backbone that they were trained on. It may name that backbone too, as PEFT's
+does; such a folder can be read as a whole model, see `formats.read`.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from coda_jax.nn.config import Conditional
 
 CONFIG_FILE = kinds.ADAPTER_CONFIG_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
+_BASE_MODEL = "base_model_name_or_path"
 
 
 def fingerprint(leaves: Mapping[str, Leaf]) -> str:
@@ -52,6 +54,7 @@ def save_adapter(
   params: params_lib.Params,
   *,
   backbone: str | None = None,
+  base_model: str | os.PathLike[str] | None = None,
 ) -> None:
   """Writes a task's own parameters: adapters, routers, LoRA, norms and head.
 
@@ -60,6 +63,8 @@ def save_adapter(
     model: the model that was trained; its config has `coda`.
     params: its parameters, backbone included.
     backbone: their `backbone_fingerprint`, if known; None hashes the backbone.
+    base_model: the folder or name that the backbone was read from. With it,
+      `load_pretrained` reads the adapter's folder.
 
   Raises:
     FileExistsError: the folder holds a model.
@@ -73,7 +78,7 @@ def save_adapter(
     )
   leaves = leaves_lib.leaves_of(params)
   leaves_lib.check(owned(leaves), _wanted(model), "params")
-  write(path, model.config, leaves, backbone=backbone)
+  write(path, model.config, leaves, backbone=backbone, base_model=base_model)
 
 
 def owned(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
@@ -91,6 +96,7 @@ def write(
   leaves: Mapping[str, Leaf],
   *,
   backbone: str | None = None,
+  base_model: str | os.PathLike[str] | None = None,
 ) -> None:
   """Writes an adapter folder from {parameter path: Leaf} of a whole model.
 
@@ -99,6 +105,7 @@ def write(
     config: of the model, with `coda`.
     leaves: of the model.
     backbone: their `fingerprint`, if known; None computes it.
+    base_model: see `save_adapter`.
   """
   folder = pathlib.Path(path)
   kinds.check_replaces(folder, "adapter")
@@ -114,6 +121,7 @@ def write(
       "coda": model_folder.coda_to_dict(config.coda),
       **({"head": head} if head else {}),
       "backbone": backbone or fingerprint(leaves),
+      **({_BASE_MODEL: os.fspath(base_model)} if base_model else {}),
     },
   )
 
@@ -174,6 +182,23 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(fields["backbone"], str):
       raise TypeError(f"backbone is {fields['backbone']!r}; expected a hash")
   return fields
+
+
+def base_model_of(path: str | os.PathLike[str]) -> str:
+  """The folder or name of the model that an adapter was trained on.
+
+  Raises:
+    FileNotFoundError, ValueError: see `read_config`; or the adapter does not
+      name it.
+  """
+  base = read_config(path).get(_BASE_MODEL)
+  if not isinstance(base, str):
+    raise FileNotFoundError(
+      f"{path} holds an adapter that does not name its model; pass the "
+      "pretrained model that it was trained on, and add the adapter with "
+      "load_adapter"
+    )
+  return base
 
 
 def read_trained(

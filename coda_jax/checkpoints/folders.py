@@ -1,5 +1,6 @@
 """One checkpoint or a folder of them: models, adapters, runs."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -69,7 +70,8 @@ def check(
 
   Args:
     paths: the result of `find`.
-    backbone_path: the pretrained model of the adapters.
+    backbone_path: the pretrained model of the adapters; None is what each of
+      them names.
 
   Raises:
     FileNotFoundError, ValueError: a file is missing, incomplete or of an
@@ -78,14 +80,15 @@ def check(
   for path in paths:
     if run.is_run(path):
       if not run.is_whole(path):
-        _check_backbone(path, backbone_path)
+        _backbone_of(path, backbone_path)
       continue
     if not is_adapter(path):
       formats.read(path)
       continue
     adapter.read_config(path)
     tensors.read(pathlib.Path(path) / adapter.WEIGHTS_FILE)
-    _check_backbone(path, backbone_path)
+    if backbone_path is None:
+      formats.read(_backbone_of(path, None))
   if backbone_path is not None:
     formats.read(backbone_path)
 
@@ -103,8 +106,8 @@ def read_config(
   if not is_adapter(path):
     return formats.read(path)[0]
   fields = adapter.read_config(path)
-  _check_backbone(path, backbone_path)
-  return adapter.configured(path, fields, formats.read(backbone_path)[0])
+  base = formats.read_config(_backbone_of(path, backbone_path))
+  return adapter.configured(path, fields, base)
 
 
 def read(
@@ -114,7 +117,7 @@ def read(
 
   Args:
     path: one path of `find`.
-    backbone_path: the pretrained model of an adapter, or None.
+    backbone_path: the pretrained model of an adapter; None is what it names.
 
   Returns:
     (config, {parameter path: Leaf}) of the whole model.
@@ -128,17 +131,7 @@ def read(
     return run.read(path, backbone_path)
   if not is_adapter(path):
     return formats.read(path)
-  fields = adapter.read_config(path)
-  _check_backbone(path, backbone_path)
-  config, leaves = formats.read(backbone_path)
-  trained = adapter.read_leaves(path, fields, adapter.fingerprint(leaves))
-  frozen = {
-    name: leaf
-    for name, leaf in leaves.items()
-    if not params_lib.matches(name, params_lib.TASK_PATTERNS)
-  }
-  config = adapter.configured(path, fields, config)
-  return config, {**frozen, **trained}
+  return formats.read_adapted(path, _backbone_of(path, backbone_path))
 
 
 def load_each(
@@ -150,11 +143,13 @@ def load_each(
 ) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
   """Loads checkpoints one after the other.
 
-  The backbone of adapters is read and hashed once, and shared by all of them.
+  The backbone of adapters is read and hashed once, and shared by all of them
+  that follow each other.
 
   Args:
     paths: the result of `find`.
-    backbone_path: the pretrained model of the adapters, or None.
+    backbone_path: the pretrained model of the adapters; None is what each of
+      them names.
     dtype: of the computation, float32 or bfloat16.
     mesh: see `load_pretrained`; an adapter's own parameters are small, and
       stay on one device.
@@ -167,7 +162,7 @@ def load_each(
       backbone.
   """
   check(paths, backbone_path)
-  backbone = None
+  loaded, backbone = None, None
   for path in paths:
     if run.is_run(path):
       config, leaves = run.read(path, backbone_path)
@@ -176,8 +171,9 @@ def load_each(
     if not is_adapter(path):
       yield path, *load_pretrained(path, dtype=dtype, mesh=mesh)
       continue
-    if backbone is None:
-      base, params = load_pretrained(backbone_path, dtype=dtype, mesh=mesh)
+    if loaded != (needed := _backbone_of(path, backbone_path)):
+      base, params = load_pretrained(needed, dtype=dtype, mesh=mesh)
+      loaded = needed
       fingerprint = adapter.backbone_fingerprint(params)
       _, frozen = params_lib.split(params, params_lib.TASK_PATTERNS)
       backbone = base, frozen, fingerprint
@@ -188,12 +184,19 @@ def load_each(
     yield path, model, params_lib.merge(trained, frozen)
 
 
-def _check_backbone(path: Any, backbone_path: Any) -> None:
-  if backbone_path is None:
-    raise ValueError(
-      f"{path} needs its backbone: set INITIAL_CHECKPOINT_PATH to the "
-      "pretrained model that it was trained on"
-    )
+def _backbone_of(
+  path: str | os.PathLike[str], backbone_path: str | os.PathLike[str] | None
+) -> str | os.PathLike[str]:
+  """The pretrained model of an adapter or a run: given, or named by itself."""
+  if backbone_path is not None:
+    return backbone_path
+  if is_adapter(path):
+    with contextlib.suppress(FileNotFoundError):
+      return adapter.base_model_of(path)
+  raise ValueError(
+    f"{path} needs its backbone: set INITIAL_CHECKPOINT_PATH to the "
+    "pretrained model that it was trained on"
+  )
 
 
 def _holds_checkpoint(path: str | os.PathLike[str]) -> bool:

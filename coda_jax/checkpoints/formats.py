@@ -7,6 +7,7 @@ from typing import Any
 from coda_jax import backbones, initialise
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import (
+  adapter,
   hf,
   installed,
   kinds,
@@ -20,7 +21,7 @@ from coda_jax.nn.config import Conditional
 
 FORMATS = ("coda_jax", "hf", "t5x")
 
-# The models that come with the package.
+# What comes with the package: models, and adapters that name their model.
 SHIPPED = ("tiny_dense", "tiny_coda", "tiny_8_layers")
 
 
@@ -48,7 +49,7 @@ def detect(path: str | os.PathLike[str]) -> str:
     path: a folder; in a bucket only t5x's.
 
   Returns:
-    One of `FORMATS`.
+    One of `FORMATS`, or "adapter".
 
   Raises:
     FileNotFoundError: the folder has no checkpoint.
@@ -60,11 +61,6 @@ def detect(path: str | os.PathLike[str]) -> str:
     raise FileNotFoundError(
       f"no checkpoint found in {folder}: neither config.json (Hugging Face and "
       f"coda_jax) nor a t5x checkpoint; {_nearby(folder)}"
-    )
-  if kind == "adapter":
-    raise FileNotFoundError(
-      f"{folder} holds an adapter; pass the pretrained model that it was "
-      "trained on, and add the adapter with load_adapter"
     )
   return kind
 
@@ -78,17 +74,58 @@ def read(
   their leaves are there, too.
 
   Args:
-    path: a folder of any of `FORMATS`, or one of `SHIPPED`.
+    path: a folder of any of `FORMATS`, or one of `SHIPPED`; or an adapter's, if
+      it names its model.
 
   Returns:
     (config, {parameter path: Leaf}); arrays are read later, by the leaves.
 
   Raises:
     FileNotFoundError: the checkpoint or a part of it is missing.
-    ValueError: a checkpoint that can't be read, with the reason.
+    ValueError: a checkpoint that can't be read, with the reason; or an adapter
+      of another model than the one that it names.
   """
   config, own, _ = _read(path)
   return config, own
+
+
+def read_config(path: str | os.PathLike[str]) -> Conditional:
+  """The shape of `read`; the model of an adapter is not compared with it.
+
+  Raises:
+    FileNotFoundError, ValueError: see `read`.
+  """
+  if detect(path) != "adapter":
+    return read(path)[0]
+  folder = find_folder(path)
+  base = read_config(adapter.base_model_of(folder))
+  return adapter.configured(folder, adapter.read_config(folder), base)
+
+
+def read_adapted(
+  path: str | os.PathLike[str], base: str | os.PathLike[str]
+) -> tuple[Conditional, dict[str, Leaf]]:
+  """Reads an adapter on its backbone, whose fingerprint takes a while.
+
+  Args:
+    path: of the adapter's folder.
+    base: the pretrained model, see `read`.
+
+  Returns:
+    (config, {parameter path: Leaf}) of the whole model.
+
+  Raises:
+    FileNotFoundError, ValueError: see `read`; or an adapter of another model.
+  """
+  fields = adapter.read_config(path)
+  config, own = read(base)
+  trained = adapter.read_leaves(path, fields, adapter.fingerprint(own))
+  frozen = {
+    name: leaf
+    for name, leaf in own.items()
+    if not params_lib.matches(name, params_lib.TASK_PATTERNS)
+  }
+  return adapter.configured(path, fields, config), {**frozen, **trained}
 
 
 def read_to_start(path: str | os.PathLike[str]) -> dict[str, Leaf]:
@@ -114,8 +151,10 @@ def _read(
 ) -> tuple[Conditional, dict[str, Leaf], dict[str, Leaf]]:
   """(config, leaves of the model, leaves of a head that it does not have)."""
   readers = {"coda_jax": model_folder.read, "hf": hf.read, "t5x": t5x.read}
-  kind = detect(path)
-  config, own = readers[kind](find_folder(path))
+  kind, folder = detect(path), find_folder(path)
+  if kind == "adapter":
+    return *read_adapted(folder, adapter.base_model_of(folder)), {}
+  config, own = readers[kind](folder)
   leaves.check_dtypes(own, str(path))
   expected = params_lib.flatten(
     initialise.abstract_params(backbones.build(config))

@@ -83,7 +83,7 @@ def model_of(
     ValueError: another format, a model that can't have this head, or one that
       has another head.
   """
-  saved, _ = formats.read(path)
+  saved = formats.read_config(path)
   changes = {"coda": coda, "dtype": dtype, **saved.without_head()}
   if head is not None:
     if not saved.task_fields:

@@ -156,6 +156,10 @@ class CodaConfig:
       bottleneck of the encoder's adapters; 0 for none.
     shared_router: the first layer that routes chooses for all of them: the same
       tokens go through every layer. Otherwise each has a router of its own.
+    always_ends: every layer processes the first and the last token of a
+      sequence, whatever the router says. Models attend to [CLS], [SEP] or </s>
+      where nothing else fits ("attention sinks"); k-to-k attention that lacks
+      them is far from the dense layer's.
     lora: low-rank factors on the backbone's projections, or None.
     dispatch: "gather", "one_hot", or "auto", the faster one of the platform.
     unset: names of the fields that were given as None; not a field itself.
@@ -170,6 +174,7 @@ class CodaConfig:
   bottleneck_dim: int = 64
   convolution: int = 0
   shared_router: bool = False
+  always_ends: bool = False
   lora: LoraConfig | None = None
   dispatch: str = "auto"
 
@@ -200,11 +205,11 @@ class CodaConfig:
       raise ValueError(f"CodaConfig.epsilon={self.epsilon!r}; expected above 0")
     check_whole("CodaConfig.bottleneck_dim", self.bottleneck_dim, 0)
     check_whole("CodaConfig.convolution", self.convolution, 0)
-    if not isinstance(self.shared_router, bool):
-      raise ValueError(
-        f"CodaConfig.shared_router={self.shared_router!r}; expected True or "
-        "False"
-      )
+    for field in ("shared_router", "always_ends"):
+      if not isinstance(value := getattr(self, field), bool):
+        raise ValueError(
+          f"CodaConfig.{field}={value!r}; expected True or False"
+        )
     check_choice("CodaConfig.attention", self.attention, ATTENTIONS)
     check_choice("CodaConfig.router", self.router, ROUTERS)
     check_choice(

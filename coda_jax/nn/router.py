@@ -68,6 +68,12 @@ def select(
   return largest, indices, slot_mask
 
 
+def ends(mask: Array) -> Array:
+  """The first and the last real token: bool [batch, n] of a bool [batch, n]."""
+  order = jnp.cumsum(mask, axis=-1)
+  return mask & ((order == 1) | (order == order[:, -1:]))
+
+
 def random_scores(key: Array, shape: tuple[int, int]) -> Array:
   """Uniform float32 [batch, n] that do not depend on n: padding is harmless."""
 
@@ -150,6 +156,12 @@ class Router(nn.Module):
       scores = random_scores(self._routing_key(), mask.shape)
     else:
       scores = self._learned_scores(x_norm)
+    if self.config.always_ends:
+      # So far above the others that soft top-k gives them the weight 1: that
+      # takes epsilon * ln(r).
+      highest = jnp.where(mask, scores, -jnp.inf).max(axis=-1, keepdims=True)
+      highest = jax.lax.stop_gradient(highest) + 10 * self.config.epsilon
+      scores = jnp.where(ends(mask), highest, scores)
     largest, indices, slot_mask = select(scores, mask, self.reduction)
     if rule == "soft_top_k":
       weights = self._soft_top_k(scores, largest, indices, mask)
@@ -157,6 +169,9 @@ class Router(nn.Module):
       weights = jax.nn.sigmoid(jnp.take_along_axis(scores, indices, axis=-1))
     else:
       weights = jnp.ones_like(indices, jnp.float32)
+    if self.config.always_ends:
+      is_end = jnp.take_along_axis(ends(mask), indices, axis=-1)
+      weights = jnp.where(is_end, 1.0, weights)
     # Where all tokens are taken the router decides nothing: the layer is dense.
     all_taken = slot_mask.sum(axis=-1) == mask.sum(axis=-1)
     weights = jnp.where(all_taken[:, None], 1.0, weights)

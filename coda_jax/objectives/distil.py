@@ -1,7 +1,6 @@
 """Self-distillation: a routed encoder learns from itself without routing."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,26 +11,21 @@ from flax import linen as nn
 from jax import Array
 
 from coda_jax import backbones
-from coda_jax import params as params_lib
 from coda_jax.data import texts
-from coda_jax.objectives import Batch, Sums, converters
+from coda_jax.objectives import Batch, Sums, converters, teacher
 
 if TYPE_CHECKING:
   import seqio
 
 _MODEL_FEATURES = ("encoder_input_tokens", "encoder_mask")
 
-# Where the parameters have the teacher's own, those that training changes.
-TEACHER = "teacher"
-
 
 @dataclasses.dataclass(frozen=True)
 class DistilEncoder:
   """Hidden states and embeddings of the dense encoder, without any label.
 
-  The teacher is the same model without routing and adapters. It shares the
-  frozen parameters; only the small ones that are trained, such as norms, exist
-  twice. The metric `cosine` is that of the embeddings, the means of a row's
+  The teacher is the same model without routing and adapters, see `teacher`. The
+  metric `cosine` is that of the embeddings, the means of a row's
   hidden states.
 
   Attributes:
@@ -45,30 +39,16 @@ class DistilEncoder:
   token_features: ClassVar[tuple[str, ...]] = ("inputs",)
 
   def __post_init__(self):
-    for name, value in vars(self).items():
-      if not (isinstance(value, int | float) and 0 <= value < math.inf):
-        raise ValueError(
-          f"DistilEncoder.{name}={value!r}; expected a number, 0 or more"
-        )
+    teacher.check_weights("DistilEncoder", vars(self))
 
   def check(self, features: Mapping[str, Any], config: Any) -> None:
     texts.check_vocabulary(
       features["inputs"].vocabulary, config.vocab_size, repr("inputs")
     )
-    if config.coda is None:
-      raise ValueError(
-        "self-distillation of a plain model changes nothing: it is its own "
-        "teacher; use a file of methods/"
-      )
+    teacher.check(config)
 
   def constants(self, trained: Any) -> dict[str, Any]:
-    """The teacher's own parameters, as they are before the first step."""
-    leaves = {
-      path: jnp.copy(leaf)
-      for path, leaf in params_lib.flatten(trained).items()
-      if not params_lib.is_added(path)
-    }
-    return {TEACHER: params_lib.unflatten(leaves)} if leaves else {}
+    return teacher.constants(trained)
 
   def converter(
     self, features: Mapping[str, Any], *, pack: bool = False
@@ -106,23 +86,22 @@ class DistilEncoder:
       method="encode",
       rngs=rngs,
     )
-    dense = backbones.build(dataclasses.replace(model.config, coda=None))
-    expected = dense.apply(
-      {"params": _of_teacher(params)},
+    expected = teacher.model_of(model).apply(
+      {"params": teacher.params_of(params)},
       **inputs,
       enable_dropout=False,
       method="encode",
     )
-    expected = jax.lax.stop_gradient(expected).astype(jnp.float32)
-    found = found.astype(jnp.float32)
+    expected = jax.lax.stop_gradient(expected)
     tokens = mask.sum(axis=1).astype(jnp.float32)
     weights = (tokens > 0).astype(jnp.float32)
-    squares = _sum_of_tokens(jnp.square(expected), mask).sum(axis=-1)
-    error = _sum_of_tokens(jnp.square(found - expected), mask).sum(axis=-1)
-    error /= jnp.maximum(squares, 1e-12)
+    error = teacher.hidden_error(found, expected, mask)
     # The means' cosine is the sums'.
     cosine = _cosine(
-      _sum_of_tokens(found, mask), _sum_of_tokens(expected, mask)
+      *(
+        teacher.sum_of_tokens(x.astype(jnp.float32), mask)
+        for x in (found, expected)
+      )
     )
     loss = self.hidden * error + self.pooled * (1 - cosine)
     return Sums(
@@ -144,28 +123,6 @@ class DistilEncoder:
 
   def answers(self, predictions: np.ndarray) -> list[Any]:
     raise NotImplementedError("self-distillation has no answers")
-
-
-def _of_teacher(params: Any) -> dict[str, Any]:
-  """The parameters of the dense model."""
-  leaves = params_lib.flatten(params)
-  own = f"{TEACHER}/"
-  kept = {
-    path: leaf
-    for path, leaf in leaves.items()
-    if not (path.startswith(own) or params_lib.is_added(path))
-  }
-  kept |= {
-    path.removeprefix(own): leaf
-    for path, leaf in leaves.items()
-    if path.startswith(own)
-  }
-  return params_lib.unflatten(kept)
-
-
-def _sum_of_tokens(x: Array, mask: Array) -> Array:
-  """[batch, length, d] -> [batch, d], over the real tokens."""
-  return jnp.where(mask[..., None], x, 0.0).sum(axis=1)
 
 
 def _cosine(a: Array, b: Array) -> Array:

@@ -139,6 +139,12 @@ class Seq2Seq:
       return_routing=True,
       rngs=rngs,
     )
+    return self.sums_of(logits, routing, batch, train=train)
+
+  def sums_of(
+    self, logits: Array, routing: Any, batch: Batch, *, train: bool
+  ) -> Sums:
+    """`sums`, of a model's logits and routing."""
     targets = batch["decoder_target_tokens"]
     loss = cross_entropy(
       logits,

@@ -22,6 +22,7 @@ _MACROS = {
   "bottleneck_dim": "BOTTLENECK_DIM",
   "convolution": "CONVOLUTION",
   "shared_router": "SHARED_ROUTER",
+  "always_ends": "ALWAYS_ENDS",
   "rank": "LORA_RANK",
 }
 # Fields that change the shapes of the parameters.

@@ -63,6 +63,7 @@ def train(
   best_mode: str = "max",
   early_stop_steps: int | None = None,
   reductions: Sequence[float] = (),
+  router_start_batches: int = 0,
   microbatches: int = 1,
   profile_steps: tuple[int, int] | None = None,
   dry_run: bool = False,
@@ -109,6 +110,8 @@ def train(
       many steps.
     reductions: values of r, one sampled for each step, so that one set of
       parameters serves them all ("elastic"); none trains at the model's own.
+    router_start_batches: batches that routers which the checkpoint lacks are
+      fitted to before the first step, see `router_start`; 0 leaves them random.
     microbatches: parts of a batch whose gradients are added up, to save memory.
     profile_steps: (first, last) steps to write a profile of, for TensorBoard.
     dry_run: build everything, say what the run would do and cost, and stop;
@@ -244,7 +247,23 @@ def train(
     # Once a run: a resumed one has said it.
     for line in look_at_data() if hosts.is_first() and not first_step else ():
       logger.say(line)
-    save = setup.Saver(model, start.frozen, dtype=save_dtype)
+    if router_start_batches and not first_step:
+      current, line = setup.start_routers(
+        model,
+        current,
+        frozen,
+        read_batches,
+        objective=objective,
+        number=router_start_batches,
+        initial_checkpoint_path=initial_checkpoint_path,
+      )
+      logger.say(line)
+    save = setup.Saver(
+      model,
+      start.frozen,
+      dtype=save_dtype,
+      base_model=initial_checkpoint_path,
+    )
     results: dict[str, float] = {}
     pending: list[Any] = []
     compiled = set()

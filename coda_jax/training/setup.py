@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
-from coda_jax import backbones, initialise, partitioning
+from coda_jax import backbones, initialise, objectives, partitioning
 from coda_jax import params as params_lib
 from coda_jax.checkpoints import adapter as adapter_files
 from coda_jax.checkpoints import assemble, checksums, formats, model_folder, run
 from coda_jax.nn.config import Conditional
-from coda_jax.training import hosts, inherited, inputs, state
+from coda_jax.training import hosts, inherited, inputs, router_start, state
 
 # The arguments of `loop.train` that must not change when a run resumes.
 _FIXED = (
@@ -50,7 +51,7 @@ def inherit(
   """
   if initial_checkpoint_path is None:
     return model, []
-  saved, _ = formats.read(initial_checkpoint_path)
+  saved = formats.read_config(initial_checkpoint_path)
   family = backbones.of(saved)
   if formats.detect(initial_checkpoint_path) == "t5x" and family.assume:
     saved = family.assume(saved, model.config)
@@ -167,6 +168,54 @@ def start(
   return Start(rest.replace(trained=trained), frozen, places, key)
 
 
+def start_routers(
+  model: nn.Module,
+  current: state.TrainState,
+  frozen: Any,
+  read_batches: Callable[[], Generator[objectives.Batch, None, None]],
+  *,
+  objective: objectives.Objective,
+  number: int,
+  initial_checkpoint_path: str | None,
+) -> tuple[state.TrainState, str]:
+  """Fits the routers to what the dense layers do, see `router_start`.
+
+  Args:
+    model: of `backbones.build`.
+    current: before the first step.
+    frozen: the parameters that are not trained.
+    read_batches: starts reading.
+    objective: of the batches.
+    number: of batches to fit to.
+    initial_checkpoint_path: whose routers, if it has some, are kept.
+
+  Returns:
+    (state, a line that says what was done).
+  """
+  leaves = params_lib.flatten(current.trained)
+  mine = [p.path for p in router_start.places(model.config) if p.path in leaves]
+  if not mine:
+    return current, "router start: no router is trained"
+  if initial_checkpoint_path is None:
+    return current, "router start: random, since the layers are random too"
+  if formats.read_config(initial_checkpoint_path).is_routed:
+    return current, f"router start: that of {initial_checkpoint_path}"
+  with contextlib.closing(read_batches()) as batches:
+    kernels = router_start.kernels(
+      model,
+      params_lib.merge(current.trained, frozen),
+      list(itertools.islice(batches, number)),
+      objective,
+    )
+  for path in mine:
+    leaves[path] = jax.device_put(kernels[path], leaves[path].sharding)
+  trained = params_lib.unflatten(leaves)
+  return (
+    current.replace(trained=trained),
+    f"router start: {len(mine)} fitted to {number} batches",
+  )
+
+
 def train_batches(
   name: str, sharding: NamedSharding, *, batch_size: int, **options: Any
 ) -> Generator[dict[str, jax.Array], None, None]:
@@ -204,15 +253,24 @@ class Saver:
   adapter has of them is taken once, at the first save.
   """
 
-  def __init__(self, model: nn.Module, frozen: Any, *, dtype: str):
+  def __init__(
+    self,
+    model: nn.Module,
+    frozen: Any,
+    *,
+    dtype: str,
+    base_model: str | None = None,
+  ):
     """Keeps what does not change.
 
     Args:
       model: of `backbones.build`.
       frozen: the parameters that are not trained.
       dtype: of `model/`.
+      base_model: the checkpoint that `adapter/` names as its own.
     """
     self._model, self._frozen, self._dtype = model, frozen, dtype
+    self._base_model = base_model
     self._backbone: str | None = None  # In the first process only.
 
   def __call__(self, trained: Any, folder: Path) -> Path:
@@ -246,5 +304,9 @@ class Saver:
     if self._backbone is None:
       self._backbone = adapter_files.backbone_fingerprint(params)
     adapter_files.save_adapter(
-      folder, self._model, params, backbone=self._backbone
+      folder,
+      self._model,
+      params,
+      backbone=self._backbone,
+      base_model=self._base_model,
     )

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import coda_jax
+from coda_jax import params as params_lib
 from coda_jax import testing
-from coda_jax.checkpoints import assemble, folders, model_folder
+from coda_jax.checkpoints import assemble, folders, formats, model_folder
 from coda_jax.checkpoints.leaves import leaves_of
 
 CODA = coda_jax.CodaConfig(reduction=3, bottleneck_dim=4)
@@ -134,3 +135,43 @@ def test_a_damaged_model_in_a_folder_is_not_passed_over(tmp_path, backbone):
   assert folders.find(tmp_path) == [str(backbone)]
   with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
     folders.check([str(backbone)], None)
+
+
+def test_an_adapter_that_names_its_model_is_a_model(tmp_path, backbone):
+  model, params = save_adapter(tmp_path / "unnamed", backbone, 1)
+  coda_jax.save_adapter(
+    tmp_path / "named", model, params, base_model=str(backbone)
+  )
+  loaded = coda_jax.load_pretrained(tmp_path / "named")
+  ((_, *in_turn),) = folders.load_each([tmp_path / "named"], None)
+  for found, found_params in (loaded, in_turn):
+    assert found.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, found_params, params)
+  config, leaves = folders.read(tmp_path / "named", None)
+  assert config == folders.read_config(tmp_path / "named", None)
+  assert config == formats.read_config(tmp_path / "named") == model.config
+  assert leaves.keys() == params_lib.flatten(params).keys()
+  # An adapter may stand on what another one names.
+  coda_jax.save_adapter(
+    tmp_path / "next", model, params, base_model=tmp_path / "named"
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    coda_jax.load_pretrained(tmp_path / "next")[1],
+    params,
+  )
+  with pytest.raises(FileNotFoundError, match="does not name its model"):
+    coda_jax.load_pretrained(tmp_path / "unnamed")
+
+
+def test_another_model_in_the_place_of_the_named_one(tmp_path, backbone):
+  model, params = save_adapter(tmp_path / "old", backbone, 1)
+  coda_jax.save_adapter(
+    tmp_path / "named", model, params, base_model=str(backbone)
+  )
+  _, params = coda_jax.load_pretrained(backbone)
+  params["token_embedder"]["embedding"] += 1
+  config = testing.tiny_config()
+  model_folder.save_model(backbone, config, params)
+  with pytest.raises(ValueError, match="was trained on another backbone"):
+    coda_jax.load_pretrained(tmp_path / "named")

@@ -291,3 +291,44 @@ def test_statistics_of_padding_alone_are_finite():
   selection = route("truncation", random(1, 3, 5), mask)
   statistics = router_lib.routing_statistics([selection], mask)
   assert all(np.isfinite(value) for value in statistics.values())
+
+
+@pytest.mark.parametrize("epsilon", [0.03, 1.0])
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+@pytest.mark.parametrize("rule", RULES)
+def test_ends_always_pass(rule, method, epsilon):
+  x, kernel = jnp.asarray(random(4, 12, 6)), jnp.asarray(random(6, seed=1))
+  # Padding on either side, and a sequence of one token.
+  mask = lengths_mask([12, 8, 12, 1], 12)
+  mask[2, :3] = False
+  first, last = np.array([0, 0, 3, 0]), np.array([11, 7, 11, 0])
+  config = {"epsilon": epsilon, "soft_top_k_method": method}
+  found = route(rule, x, mask, kernel=kernel, always_ends=True, **config)
+  for row in range(4):
+    slots = found.indices[row], found.weights[row]
+    taken = dict(zip(*map(np.asarray, slots), strict=True))
+    assert taken[first[row]] == taken[last[row]] == 1.0
+    assert mask[row, list(taken)][: found.mask[row].sum()].all()
+  # The others keep their order.
+  plain = route(rule, x, mask, kernel=kernel, **config)
+  for row in range(3):
+    ends = {first[row], last[row]}
+    inner = [
+      [i for i in np.asarray(s.indices[row])[s.mask[row]] if i not in ends]
+      for s in (found, plain)
+    ]
+    shorter = min(map(len, inner))
+    assert inner[0][:shorter] == inner[1][:shorter]
+
+
+def test_ends_always_pass_teaches_nothing_about_them():
+  x, mask = jnp.asarray(random(1, 6, 4)), lengths_mask([6], 6)
+  router = Router(CodaConfig(always_ends=True, epsilon=1.0), 2.0)
+
+  def total(x):
+    params = {"kernel": jnp.ones(4)}
+    weights = router.apply({"params": params}, x, mask).weights
+    return (weights * jnp.arange(3.0)[None, :]).sum()
+
+  gradient = jax.grad(total)(x)
+  assert not gradient[0, [0, 5]].any() and gradient[0, 1:5].any()

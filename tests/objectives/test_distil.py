@@ -11,8 +11,9 @@ import pytest
 from coda_jax import backbones, testing
 from coda_jax import params as params_lib
 from coda_jax.nn.config import CodaConfig
-from coda_jax.objectives.distil import TEACHER, DistilEncoder
+from coda_jax.objectives.distil import DistilEncoder
 from coda_jax.objectives.seq2seq import Seq2Seq
+from coda_jax.objectives.teacher import TEACHER
 from coda_jax.training import state, steps
 
 CODA = CodaConfig(reduction=2.0, bottleneck_dim=4, convolution=3)

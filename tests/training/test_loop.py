@@ -14,7 +14,7 @@ from coda_jax import testing
 from coda_jax.checkpoints import model_folder
 from coda_jax.nn.config import CodaConfig
 from coda_jax.t5.network import Transformer
-from coda_jax.training import inputs, loop, optimizers
+from coda_jax.training import inputs, loop, optimizers, router_start
 
 
 def train(task, model_dir, *, coda=None, **overrides):
@@ -103,6 +103,46 @@ def test_only_trained_leaves_move_and_only_they_are_saved(
     tmp_path / "coda" / "checkpoints" / "4" / "default" / "_METADATA"
   ).read_text()
   assert "router" in names and "token_embedder" not in names
+
+
+def test_new_routers_start_from_the_dense_layers(
+  task, tmp_path, monkeypatch, capsys
+):
+  train(task, tmp_path / "dense")
+  fit, fitted = router_start.kernels, []
+
+  def kernels(model, params, batches, objective):
+    assert len(batches) == 2
+    found = fit(model, params, batches, objective)
+    fitted.append({path: np.array(kernel) for path, kernel in found.items()})
+    return found
+
+  monkeypatch.setattr(router_start, "kernels", kernels)
+
+  def route(name, start, steps):
+    train(
+      task,
+      tmp_path / name,
+      coda=CodaConfig(reduction=2, bottleneck_dim=4),
+      trained_patterns=params_lib.TASK_PATTERNS,
+      initial_checkpoint_path=start,
+      learning_rate=optimizers.constant(1e-9),
+      router_start_batches=2,
+      train_steps=steps,
+    )
+    _, params = coda_jax.load_pretrained(tmp_path / name / "adapter")
+    return params_lib.flatten(params)["encoder/layers_0/router/kernel"]
+
+  kernel = route("one", tmp_path / "dense/model", 1)
+  assert "router start: 1 fitted to 2 batches" in capsys.readouterr().out
+  (expected,) = fitted[0].values()
+  np.testing.assert_allclose(kernel, expected, atol=1e-6)
+  # Not again: neither where the run goes on, nor in a run that starts there.
+  route("one", tmp_path / "dense/model", 2)
+  route("next", tmp_path / "one/adapter", 1)
+  out = capsys.readouterr().out
+  assert f"router start: that of {tmp_path}/one/adapter" in out
+  assert len(fitted) == 1
 
 
 @pytest.fixture
