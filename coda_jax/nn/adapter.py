@@ -85,21 +85,23 @@ class DepthwiseConvolution(nn.Module):
 
 
 class Adapter(nn.Module):
-  """Parallel bottleneck adapter: up(relu(down(x))).
+  """Parallel bottleneck adapter: scale * up(relu(down(x))).
 
-  With a convolution it is up(relu(h + convolution(h))), h = down(x). `up`
-  starts at zero, so that a fresh adapter changes nothing. No biases, as
+  With a convolution it is scale * up(relu(h + convolution(h))), h = down(x).
+  `up` starts at zero, so that a fresh adapter changes nothing. No biases, as
   everywhere in T5.
 
   Attributes:
     bottleneck_dim: inner width.
     dtype: dtype of the computation; parameters are float32.
     convolution: see `CodaConfig`.
+    scale: see `CodaConfig.adapter_scale`.
   """
 
   bottleneck_dim: int
   dtype: DTypeLike = jnp.float32
   convolution: int = 0
+  scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: Array, mask: Array | None = None) -> Array:
@@ -123,13 +125,14 @@ class Adapter(nn.Module):
       hidden += DepthwiseConvolution(
         self.convolution, self.dtype, name="convolution"
       )(hidden, mask)
-    return Factor(
+    delta = Factor(
       x.shape[-1],
       nn.initializers.zeros,
       ("mlp", "embed"),
       self.dtype,
       name="up",
     )(jax.nn.relu(hidden))
+    return delta if self.scale == 1 else delta * self.scale
 
 
 class Lora(nn.Module):

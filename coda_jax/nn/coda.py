@@ -182,7 +182,7 @@ class CodaLayer(nn.Module):
     cfg = self.config
     if cfg.bottleneck_dim:
       self.adapter = adapter.Adapter(
-        cfg.bottleneck_dim, self.dtype, cfg.convolution
+        cfg.bottleneck_dim, self.dtype, cfg.convolution, cfg.adapter_scale
       )
     if self._reduction() > 1:
       self.router = router.Router(cfg, self._reduction())

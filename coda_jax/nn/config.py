@@ -152,6 +152,9 @@ class CodaConfig:
     soft_top_k_method: "exact", the closed form, or "iterative", the paper's.
     bottleneck_dim: inner width of the adapters in encoder and decoder; 0 for
       no adapter.
+    adapter_scale: times the adapters' output (s of He et al., 2110.04366).
+      Their last matrix starts at zero and grows by the learning rate in each
+      step, while T5's layers change their input by tens or hundreds.
     convolution: width of a depthwise convolution over the tokens, in the
       bottleneck of the encoder's adapters; 0 for none.
     shared_router: the first layer that routes chooses for all of them: the same
@@ -172,6 +175,7 @@ class CodaConfig:
   epsilon: float = 0.03
   soft_top_k_method: str = "exact"
   bottleneck_dim: int = 64
+  adapter_scale: float = 1.0
   convolution: int = 0
   shared_router: bool = False
   always_ends: bool = False
@@ -203,6 +207,10 @@ class CodaConfig:
         )
     if not (isinstance(self.epsilon, int | float) and self.epsilon > 0):
       raise ValueError(f"CodaConfig.epsilon={self.epsilon!r}; expected above 0")
+    if not (isinstance(s := self.adapter_scale, int | float) and 0 < s < 1e6):
+      raise ValueError(
+        f"CodaConfig.adapter_scale={s!r}; expected above 0, below a million"
+      )
     check_whole("CodaConfig.bottleneck_dim", self.bottleneck_dim, 0)
     check_whole("CodaConfig.convolution", self.convolution, 0)
     for field in ("shared_router", "always_ends"):

@@ -66,9 +66,12 @@ class DecoderLayer(nn.Module):
     z = y + sublayers.make_dropout(cfg)(z, deterministic=deterministic)
 
     if cfg.coda and cfg.coda.bottleneck_dim:
-      z += adapter.Adapter(cfg.coda.bottleneck_dim, cfg.dtype, name="adapter")(
-        x_norm
-      )
+      z += adapter.Adapter(
+        cfg.coda.bottleneck_dim,
+        cfg.dtype,
+        scale=cfg.coda.adapter_scale,
+        name="adapter",
+      )(x_norm)
     return z
 
 

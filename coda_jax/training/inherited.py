@@ -20,6 +20,7 @@ _MACROS = {
   "router": "ROUTER",
   "epsilon": "EPSILON",
   "bottleneck_dim": "BOTTLENECK_DIM",
+  "adapter_scale": "ADAPTER_SCALE",
   "convolution": "CONVOLUTION",
   "shared_router": "SHARED_ROUTER",
   "always_ends": "ALWAYS_ENDS",

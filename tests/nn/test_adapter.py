@@ -1,5 +1,6 @@
 """Adapters and LoRA: nothing when fresh, their formula when trained."""
 
+import dataclasses
 import functools
 
 import jax
@@ -48,12 +49,34 @@ def test_fresh_adapter_learns():
   assert np.abs(jax.grad(loss)(params)["down"]["kernel"]).max() > 0
 
 
-def test_adapter_equals_its_formula():
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_adapter_equals_its_formula(scale):
   x, down, up = random(2, 3, 8), random(8, 4, seed=1), random(4, 8, seed=2)
   params = {"down": {"kernel": down}, "up": {"kernel": up}}
-  y = adapter.Adapter(4).apply({"params": params}, x)
-  expected = np.maximum(x.astype(np.float64) @ down, 0) @ up
-  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+  y = adapter.Adapter(4, scale=scale).apply({"params": params}, x)
+  expected = scale * np.maximum(x.astype(np.float64) @ down, 0) @ up
+  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_a_scale_reaches_encoder_and_decoder():
+  """A scale of 4 is as good as matrices that are 4 times as large."""
+  coda = CodaConfig(reduction=2, bottleneck_dim=4)
+  model = Transformer(testing.tiny_config(coda=coda))
+  params = testing.random_params(model)
+  larger = {
+    path: leaf * (4 if path.endswith("adapter/up/kernel") else 1)
+    for path, leaf in params_lib.flatten(params).items()
+  }
+  scaled = Transformer(
+    testing.tiny_config(coda=dataclasses.replace(coda, adapter_scale=4.0))
+  )
+  batch = testing.token_batch(model.config.vocab_size)
+  np.testing.assert_allclose(
+    logits(scaled, params, batch),
+    logits(model, params_lib.unflatten(larger), batch),
+    rtol=1e-4,
+    atol=1e-5,
+  )
 
 
 def test_adapter_computes_in_its_dtype():
