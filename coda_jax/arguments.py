@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from coda_jax import decoding, quantization
 from coda_jax.checkpoints.leaves import DTYPES
-from coda_jax.nn.config import compute_dtype
+from coda_jax.nn.checks import compute_dtype
 
 # Which of two results of an evaluation is better.
 BEST_MODES = ("max", "min")

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from coda_jax import analysis, cli, report
+from coda_jax import analysis, cli, quantization, report
 from coda_jax.checkpoints import files, formats, load_adapter, load_pretrained
 from coda_jax.data import table_files
 from coda_jax.sentences import embedding, retrieval
@@ -105,6 +105,7 @@ def encoders(
   first_tokens: Sequence[int],
   first_layers: Sequence[int],
   max_length: int,
+  int8: bool = False,
 ) -> list[Encoder]:
   """The encoders to compare, the dense one first.
 
@@ -115,6 +116,10 @@ def encoders(
     first_tokens: lengths to cut texts to, for the dense encoder.
     first_layers: depths of shallow encoders.
     max_length: of a text, in tokens, for all others.
+    int8: also the dense encoder and the adapters with int8 weights.
+
+  Raises:
+    ModuleNotFoundError: `int8` needs a package that is not installed.
   """
   sentences = embedding.load_sentences(model_path)
   folder = pathlib.Path(formats.find_folder(model_path))
@@ -127,12 +132,18 @@ def encoders(
 
   dense = embed(model, params)
   found = [Encoder("dense", dense, dense)]
+  if int8:
+    vectors = embed(*quantization.int8(model, params))
+    found.append(Encoder("dense, int8 weights", vectors, vectors))
   for name, path in adapters:
     coda, coda_params = load_adapter(path, model, params)
     for r in reductions or (coda.config.coda.reduction,):
       at_r = coda.clone(config=coda.config.with_reduction(r))
       label = f"{name}, r = {r:g}"
       found.append(Encoder(label, embed(at_r, coda_params), dense))
+      if int8:
+        vectors = embed(*quantization.int8(at_r, coda_params))
+        found.append(Encoder(f"{label}, int8 weights", vectors, dense))
   for length in first_tokens:
     cut = embed(model, params, length)
     found.append(Encoder(f"first {length} tokens", cut, dense))
@@ -212,6 +223,9 @@ def parser() -> argparse.ArgumentParser:
   options.add_argument("--max_length", type=int, default=256)
   options.add_argument("--first_tokens", type=_numbers(int), default=[])
   options.add_argument("--first_layers", type=_numbers(int), default=[])
+  options.add_argument(
+    "--int8", action="store_true", help="also with int8 weights (needs qwix)"
+  )
   options.add_argument("--timed", type=int, default=64, help="bodies")
   options.add_argument("--repeats", type=int, default=7)
   options.add_argument("--json", type=pathlib.Path, metavar="FILE")
@@ -244,6 +258,7 @@ def run(options: argparse.Namespace, more: Sequence[Encoder] = ()) -> int:
       first_tokens=options.first_tokens,
       first_layers=options.first_layers,
       max_length=options.max_length,
+      int8=options.int8,
     )
     rows = compare(
       [*found, *more],

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from coda_jax import backbones, cli
 from coda_jax.checkpoints import files, formats, load_adapter, load_pretrained
-from coda_jax.nn.config import check_whole
+from coda_jax.nn.checks import check_whole
 from coda_jax.sentences import embedding, shading, text_files
 
 PROGRAM = "python -m coda_jax.show_routing"

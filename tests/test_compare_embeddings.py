@@ -86,6 +86,20 @@ def test_compares_every_encoder_in_one_table(folder, tmp_path, capsys):
   assert rows["first 5 tokens"]["first_place"] == pytest.approx(first)
 
 
+# Of qwix's imports, and its constants in float32 arithmetic.
+@pytest.mark.filterwarnings("ignore")
+def test_int8_weights_have_rows_of_their_own(folder, tmp_path):
+  pytest.importorskip("qwix", reason="pip install 'coda_jax[int8]'")
+  path = tmp_path / "found.json"
+  _run(folder, f"--adapter={folder / 'adapter'}", "--int8", f"--json={path}")
+  rows = {row["encoder"]: row for row in json.loads(path.read_text())["rows"]}
+  routed = "CoDA, r = 3"
+  for name in ("dense", routed):
+    rounded = rows.pop(f"{name}, int8 weights")["cosine"]
+    assert 0 < abs(rounded - rows[name]["cosine"]) < 0.01
+  assert list(rows) == ["dense", routed]
+
+
 def test_a_table_without_topics_has_no_probe(folder, tmp_path):
   path = tmp_path / "rows.csv"
   path.write_text("title,body\nthe cat,a cat sat\na dog,the dog ran on\n")

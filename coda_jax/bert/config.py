@@ -5,14 +5,13 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from coda_jax.nn.config import (
-  CodaConfig,
-  Conditional,
+from coda_jax.nn.checks import (
   check_choice,
   check_rate,
   check_whole,
   compute_dtype,
 )
+from coda_jax.nn.config import CodaConfig, Conditional
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 # {activation: its name in `layers.MlpBlock`}.

@@ -10,7 +10,7 @@ from typing import Any
 from coda_jax.bert.config import FAMILIES, BertConfig
 from coda_jax.checkpoints import files, name_table
 from coda_jax.checkpoints.leaves import Leaf
-from coda_jax.nn.config import check_whole
+from coda_jax.nn.checks import check_whole
 
 MODEL_TYPES = FAMILIES
 TRANSFORMERS_CLASS = "AutoModel"

@@ -16,7 +16,7 @@ from coda_jax import backbones, partitioning, token_ids
 from coda_jax.checkpoints import formats, leaves
 from coda_jax.data.hf_tokenizer import HfTokenizer
 from coda_jax.inference import batching
-from coda_jax.nn.config import check_whole
+from coda_jax.nn.checks import check_whole
 from coda_jax.sentences import sentence_transformers
 from coda_jax.sentences.sentence_encoder import SentenceEncoder
 

@@ -5,13 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from coda_jax.nn.config import (
-  CodaConfig,
-  Conditional,
-  check_rate,
-  check_whole,
-  compute_dtype,
-)
+from coda_jax.nn.checks import check_rate, check_whole, compute_dtype
+from coda_jax.nn.config import CodaConfig, Conditional
 
 # T5 1.0; T5 1.1 and later; SwiGLU variants.
 MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"), ("silu", "linear"))

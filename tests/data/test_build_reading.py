@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-WORDS = "the tide of salt water turned near a stone pier where boats lay".split()
+WORDS = (
+  "the tide of salt water turned near a stone pier where boats lay".split()
+)
 
 
 @pytest.fixture
