@@ -10,9 +10,11 @@ All alternatives are timed in turn, on random weights and tokens. Speed-ups are
 over the first one. The FLOP ratio is the speed-up that the arithmetic allows,
 the share is how much of it was reached. A training step is the trainer's own,
 with Adafactor on adapters, routers and norms alone; its FLOPs and its memory
-are the compiler's count. Peers are timed where they are installed (the
-`bench` extra). With --compile_for nothing runs: times are the compiler's
-estimate for the encoder on one device of a TPU slice (the `tpu` extra).
+are the compiler's count. With --part distil CoDA learns from the dense model,
+which runs too; adapters learn from the targets. Peers are timed where they are
+installed (the `bench` extra). With --compile_for nothing runs: times are the
+compiler's estimate for the encoder on one device of a TPU slice (the `tpu`
+extra).
 """
 
 import argparse
@@ -84,7 +86,8 @@ def measure(
     methods: some of `METHODS`; the others are compared with the first.
     length: input tokens of a sequence, none of them padding.
     batch: sequences.
-    decode_length: tokens that "generate" writes; target tokens of "train".
+    decode_length: tokens that "generate" writes; target tokens of "train" and
+      "distil".
     repeats: how often each method is timed.
 
   Returns:
@@ -124,7 +127,7 @@ def measure(
       decode_length=decode_length,
     )
     groups = [ours + peers(reductions=reductions)]
-  decodes = part in ("generate", "train")
+  decodes = part in ("generate", "train", "distil")
   shared = {
     "part": part,
     "size": None if part in top_k.PARTS else size,
@@ -189,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--decode_length",
     type=int,
     default=32,
-    help="tokens that generate writes; target tokens of train",
+    help="tokens that generate writes; target tokens of train and distil",
   )
   parser.add_argument(
     "--compile_for",

@@ -12,8 +12,10 @@ from coda_jax import analysis, backbones, decoding
 from coda_jax.benchmarking import shapes, train_step
 from coda_jax.benchmarking.timing import Call, Subject
 from coda_jax.nn.config import CodaConfig, Conditional
+from coda_jax.objectives.distil_seq2seq import DistilSeq2Seq
+from coda_jax.objectives.seq2seq import Seq2Seq
 
-PARTS = ("encoder", "generate", "train")
+PARTS = ("encoder", "generate", "train", "distil")
 METHODS = ("adapter", "coda", "dense")
 
 
@@ -31,13 +33,15 @@ def subjects(
 
   Args:
     config: the backbone's shape, and the dtype of weights and computation.
-    part: "encoder", "generate" for whole greedy inference, or "train" for a
-      step of finetuning.
+    part: "encoder", "generate" for whole greedy inference, "train" for a step
+      of finetuning, or "distil" for one in which CoDA learns from the dense
+      model, which runs too.
     coda: of all models but the dense one; `reductions` replaces its reduction.
     reductions: r of each CoDA.
     methods: some of `METHODS`.
     tokens: int32 [batch, length], none of them padding.
-    decode_length: tokens that "generate" writes; target tokens of "train".
+    decode_length: tokens that "generate" writes; target tokens of
+      "train" and "distil".
 
   Raises:
     ValueError: invalid arguments.
@@ -92,10 +96,14 @@ def _build(
   decode_length: int,
 ) -> Call:
   batch, length = tokens.shape
-  if part == "train":
+  if part in ("train", "distil"):
     targets = shapes.random_tokens(model.config, batch, decode_length)
+    learns = part == "distil" and model.config.is_routed
     return train_step.train_step(
-      model, params, train_step.train_batch(tokens, targets)
+      model,
+      params,
+      train_step.train_batch(tokens, targets),
+      DistilSeq2Seq() if learns else Seq2Seq(),
     )
   flops = analysis.encoder_flops(model.config, length)
   if part == "encoder":

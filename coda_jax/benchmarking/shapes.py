@@ -51,7 +51,9 @@ def random_params(model: nn.Module, part: str) -> dict[str, Any]:
   @jax.jit
   def init(key):
     variables = model.init(key, **inputs, enable_dropout=False, method=method)
-    dtype = jnp.float32 if part == "train" else model.config.dtype
+    dtype = model.config.dtype
+    if part in ("train", "distil"):
+      dtype = jnp.float32
     return jax.tree.map(lambda x: x.astype(dtype), variables["params"])
 
   return init(jax.random.key(0))

@@ -9,8 +9,7 @@ from flax import linen as nn
 from coda_jax import analysis, initialise
 from coda_jax import params as params_lib
 from coda_jax.benchmarking.timing import Call
-from coda_jax.objectives import Batch
-from coda_jax.objectives.seq2seq import Seq2Seq
+from coda_jax.objectives import Batch, Objective
 from coda_jax.training import optimizers, state, steps
 
 
@@ -24,13 +23,16 @@ def train_batch(tokens: jax.Array, targets: jax.Array) -> Batch:
   }
 
 
-def train_step(model: nn.Module, params: Any, batch: Batch) -> Call:
+def train_step(
+  model: nn.Module, params: Any, batch: Batch, objective: Objective
+) -> Call:
   """Compiles a step with the trainer's own gradient and Adafactor.
 
   Args:
     model: of `backbones.build`; `params.TASK_PATTERNS` are trained.
     params: has the leaves of `model`; others are left out, and none is changed.
     batch: of int32 arrays, as the trainer reads it.
+    objective: of the loss.
 
   Returns:
     A call that takes the next step on the same batch and returns the metrics
@@ -42,12 +44,13 @@ def train_step(model: nn.Module, params: Any, batch: Batch) -> Call:
     params_lib.unflatten({path: leaves[path] for path in own}),
     params_lib.TASK_PATTERNS,
   )
+  frozen = {**frozen, **objective.constants(trained)}
   # The step gives its state away, and other models have the same leaves.
   trained = jax.tree.map(jnp.copy, trained)
   optimizer = optimizers.adafactor(optimizers.constant())
   current = state.TrainState.create(trained, optimizer)
   rest = (frozen, batch, jax.random.key(0))
-  step = steps.make_train_step(model, optimizer, Seq2Seq())
+  step = steps.make_train_step(model, optimizer, objective)
   step = step.lower(current, *rest).compile()
 
   def run() -> steps.Metrics:

@@ -33,7 +33,9 @@ def test_what_is_timed(part):
   assert found[1][0]["router"] == "sigmoid"
   assert found[1][0]["dispatch"] == "gather"
   adapter, half, quarter, dense = (call.flops for _, call in found)
-  assert adapter > half > quarter
+  assert half > quarter
+  # The teacher runs too.
+  assert (adapter > half) == (part != "distil")
   assert dense < adapter
   for _, call in found:
     call.run()

@@ -8,6 +8,7 @@ import pytest
 from coda_jax import params as params_lib
 from coda_jax import testing
 from coda_jax.benchmarking import train_step
+from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
@@ -26,7 +27,7 @@ def test_a_step_trains_what_a_task_owns(reduction, monkeypatch):
     testing.random_tokens([n] * 2, n, config.vocab_size) for n in (64, 8)
   )
   batch = train_step.train_batch(jnp.asarray(tokens), jnp.asarray(targets))
-  step = train_step.train_step(model, params, batch)
+  step = train_step.train_step(model, params, batch, Seq2Seq())
   before = jax.tree.map(np.array, params)
   losses = [float(step.run()["loss"]) for _ in range(9)]
   assert losses[-1] < losses[0]
@@ -34,5 +35,5 @@ def test_a_step_trains_what_a_task_owns(reduction, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, params, before)
   # Nothing is computed for frozen leaves.
   monkeypatch.setattr(params_lib, "TASK_PATTERNS", params_lib.ALL_PATTERNS)
-  everything = train_step.train_step(model, params, batch)
+  everything = train_step.train_step(model, params, batch, Seq2Seq())
   assert everything.flops > 1.2 * step.flops
