@@ -48,6 +48,8 @@ def encode(
   Returns:
     The tokens after the last layer, [batch, n, emb_dim], and the routing.
   """
+  # For those who look at layers from outside.
+  module.sow("intermediates", "mask", mask)
 
   def make(i: int, **place: Any) -> nn.Module:
     if cfg.coda is None:

@@ -253,7 +253,6 @@ def train(
         current,
         frozen,
         read_batches,
-        objective=objective,
         number=router_start_batches,
         initial_checkpoint_path=initial_checkpoint_path,
       )

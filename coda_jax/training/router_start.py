@@ -20,7 +20,7 @@ from jax import Array
 
 from coda_jax import backbones
 from coda_jax.nn.config import Conditional
-from coda_jax.objectives import Batch, Objective, teacher
+from coda_jax.objectives import Batch, teacher
 
 # Times the mean variance of an input, added to the variance of all of them.
 _RIDGE = 1e-2
@@ -89,19 +89,15 @@ def places(config: Conditional) -> list[Place]:
 
 
 def kernels(
-  model: nn.Module,
-  params: Any,
-  batches: Sequence[Batch],
-  objective: Objective,
+  model: nn.Module, params: Any, batches: Sequence[Batch]
 ) -> dict[str, Array]:
   """The kernels of the routers that learn, fitted.
 
   Args:
     model: conditional.
     params: its parameters.
-    batches: of the objective's converter; a few, with several times more tokens
-      together than emb_dim.
-    objective: knows which tokens of a batch are real.
+    batches: a few, with the encoder's inputs; together of several times more
+      tokens than emb_dim.
 
   Returns:
     {path: float32 [emb_dim]}. The scores of the batches' tokens have the
@@ -113,33 +109,26 @@ def kernels(
   )
   dense = backbones.build(config)
 
-  def read(params: Any, batch: Batch) -> list[Tokens]:
-    # Only the mask is used: the compiler drops what else the sums need.
-    mask = objective.sums(model, params, batch, train=False).mask
-    return _read(dense, teacher.params_of(params), batch, mask, wanted)
-
   @jax.jit
   def of_change(params: Any, batch: Batch) -> list[Moments]:
-    return [_moments(t, t.change) for t in read(params, batch)]
+    tokens = _read(dense, params, batch, wanted)
+    return [_moments(t, t.change) for t in tokens]
 
   @jax.jit
   def of_loss(params: Any, maps: list[Fit], batch: Batch) -> list[Moments]:
-    pairs = zip(read(params, batch), maps, strict=True)
+    pairs = zip(_read(dense, params, batch, wanted), maps, strict=True)
     return [_moments(t, _log_loss(t, fit)) for t, fit in pairs]
 
-  maps = [_fit(m) for m in _sum(of_change(params, b) for b in batches)]
-  losses = _sum(of_loss(params, maps, b) for b in batches)
+  own = teacher.params_of(params)
+  maps = [_fit(m) for m in _sum(of_change(own, b) for b in batches)]
+  losses = _sum(of_loss(own, maps, b) for b in batches)
   return {
     place.path: _unit_scores(m) for place, m in zip(wanted, losses, strict=True)
   }
 
 
 def _read(
-  dense: nn.Module,
-  params: Any,
-  batch: Batch,
-  mask: Array,
-  wanted: Sequence[Place],
+  dense: nn.Module, params: Any, batch: Batch, wanted: Sequence[Place]
 ) -> list[Tokens]:
   """Runs the dense encoder, and looks at its blocks' two methods."""
   _, state = dense.apply(
@@ -150,11 +139,12 @@ def _read(
     capture_intermediates=lambda _, method: method in ("normalize", "delta"),
     mutable=["intermediates"],
   )
-  layers = state["intermediates"]["encoder"]
+  found = state["intermediates"]["encoder"]
+  (mask,) = found["mask"]
 
   def output(layer: int, method: str) -> Array:
-    (found,) = layers[f"layers_{layer}"][method]
-    return found.astype(jnp.float32)
+    (y,) = found[f"layers_{layer}"][method]
+    return y.astype(jnp.float32)
 
   return [
     Tokens(

@@ -174,7 +174,6 @@ def start_routers(
   frozen: Any,
   read_batches: Callable[[], Generator[objectives.Batch, None, None]],
   *,
-  objective: objectives.Objective,
   number: int,
   initial_checkpoint_path: str | None,
 ) -> tuple[state.TrainState, str]:
@@ -185,7 +184,6 @@ def start_routers(
     current: before the first step.
     frozen: the parameters that are not trained.
     read_batches: starts reading.
-    objective: of the batches.
     number: of batches to fit to.
     initial_checkpoint_path: whose routers, if it has some, are kept.
 
@@ -205,7 +203,6 @@ def start_routers(
       model,
       params_lib.merge(current.trained, frozen),
       list(itertools.islice(batches, number)),
-      objective,
     )
   for path in mine:
     leaves[path] = jax.device_put(kernels[path], leaves[path].sharding)

@@ -111,9 +111,9 @@ def test_new_routers_start_from_the_dense_layers(
   train(task, tmp_path / "dense")
   fit, fitted = router_start.kernels, []
 
-  def kernels(model, params, batches, objective):
+  def kernels(model, params, batches):
     assert len(batches) == 2
-    found = fit(model, params, batches, objective)
+    found = fit(model, params, batches)
     fitted.append({path: np.array(kernel) for path, kernel in found.items()})
     return found
 

@@ -8,8 +8,6 @@ import pytest
 from coda_jax import backbones, testing
 from coda_jax import params as params_lib
 from coda_jax.nn.config import CodaConfig
-from coda_jax.objectives.distil import DistilEncoder
-from coda_jax.objectives.seq2seq import Seq2Seq
 from coda_jax.t5.network import Transformer
 from coda_jax.training import router_start
 
@@ -62,7 +60,7 @@ def ridge(x, y):
 @pytest.mark.parametrize("shared", [False, True])
 def test_scores_are_the_regression_of_what_a_linear_map_misses(shared):
   model, params, batches = make(dataclasses.replace(CODA, shared_router=shared))
-  found = router_start.kernels(model, params, batches, DistilEncoder())
+  found = router_start.kernels(model, params, batches)
   states = {
     layers: np.concatenate([hidden(model, params, b, layers) for b in batches])
     for layers in (1, 2, 3)
@@ -73,22 +71,18 @@ def test_scores_are_the_regression_of_what_a_linear_map_misses(shared):
     x, change = states[layer], states[end] - states[layer]
     _, linear, change = ridge(x, change)
     loss = np.log(((change - linear) ** 2).sum(axis=1, keepdims=True))
-    kernel, scores, _ = ridge(x, loss)
-    np.testing.assert_allclose(
-      found[f"encoder/layers_{layer}/router/kernel"],
-      kernel[:, 0] / scores.std(),
-      rtol=5e-3,
-      atol=2e-2,
-    )
+    _, scores, _ = ridge(x, loss)
+    kernel = np.float64(found[f"encoder/layers_{layer}/router/kernel"])
+    # The log of a small loss shows float32's rounding.
+    assert np.corrcoef(x @ kernel, scores[:, 0])[0, 1] > 0.998
+    assert abs((x @ kernel).std() - 1) < 1e-3
 
 
 def test_it_fits_t5():
   model = Transformer(testing.tiny_config(coda=CODA))
   params = testing.random_params(model)
   batch = testing.token_batch(model.config.vocab_size)
-  targets = batch["decoder_target_tokens"]
-  batch["decoder_loss_weights"] = (targets > 0).astype(np.int32)
-  found = router_start.kernels(model, params, [batch], Seq2Seq())
+  found = router_start.kernels(model, params, [batch])
   (kernel,) = found.values()
   old = params_lib.flatten(params)["encoder/layers_1/router/kernel"]
   assert kernel.shape == old.shape and np.isfinite(kernel).all()
