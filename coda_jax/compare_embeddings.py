@@ -105,6 +105,7 @@ def encoders(
   first_tokens: Sequence[int],
   first_layers: Sequence[int],
   max_length: int,
+  batch_size: int = 32,
   int8: bool = False,
 ) -> list[Encoder]:
   """The encoders to compare, the dense one first.
@@ -116,6 +117,7 @@ def encoders(
     first_tokens: lengths to cut texts to, for the dense encoder.
     first_layers: depths of shallow encoders.
     max_length: of a text, in tokens, for all others.
+    batch_size: texts that are embedded together.
     int8: also the dense encoder and the adapters with int8 weights.
 
   Raises:
@@ -127,7 +129,12 @@ def encoders(
 
   def embed(model, params, length: int = max_length) -> Embed:
     return lambda texts: embedding.embed(
-      model, params, texts, sentences, max_length=length
+      model,
+      params,
+      texts,
+      sentences,
+      max_length=length,
+      batch_size=batch_size,
     )
 
   dense = embed(model, params)
@@ -223,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
   options.add_argument("--max_length", type=int, default=256)
   options.add_argument("--first_tokens", type=_numbers(int), default=[])
   options.add_argument("--first_layers", type=_numbers(int), default=[])
+  options.add_argument("--batch_size", type=int, default=32)
   options.add_argument(
     "--int8", action="store_true", help="also with int8 weights (needs qwix)"
   )
@@ -258,6 +266,7 @@ def run(options: argparse.Namespace, more: Sequence[Encoder] = ()) -> int:
       first_tokens=options.first_tokens,
       first_layers=options.first_layers,
       max_length=options.max_length,
+      batch_size=options.batch_size,
       int8=options.int8,
     )
     rows = compare(

@@ -91,7 +91,13 @@ def test_compares_every_encoder_in_one_table(folder, tmp_path, capsys):
 def test_int8_weights_have_rows_of_their_own(folder, tmp_path):
   pytest.importorskip("qwix", reason="pip install 'coda_jax[int8]'")
   path = tmp_path / "found.json"
-  _run(folder, f"--adapter={folder / 'adapter'}", "--int8", f"--json={path}")
+  _run(
+    folder,
+    f"--adapter={folder / 'adapter'}",
+    "--int8",
+    "--batch_size=3",
+    f"--json={path}",
+  )
   rows = {row["encoder"]: row for row in json.loads(path.read_text())["rows"]}
   routed = "CoDA, r = 3"
   for name in ("dense", routed):
