@@ -10,8 +10,8 @@ answer stands somewhere in the input, or is a title or a topic. Writes
 """
 
 import argparse
+import itertools
 import json
-import multiprocessing
 import pathlib
 
 import numpy as np
@@ -69,18 +69,17 @@ def main() -> None:
   pieces = sentencepiece.SentencePieceProcessor(
     model_file=str(options.vocabulary)
   )
-  with multiprocessing.Pool() as pool:
-    for seed, (split, number) in enumerate(ROWS.items()):
-      text = pretrain_tiny.read_text(
-        pool, options.corpus, options.pairs, split, options
-      )
-      file = options.output / f"reading-{split}.jsonl"
-      new = file.with_suffix(".new")
-      with new.open("w") as table:
-        for row in rows(text, pieces, options.rows or number, seed):
-          table.write(json.dumps(row) + "\n")
-      new.replace(file)
-      print(f"{file}: {options.rows or number} rows", flush=True)
+  for seed, (split, number) in enumerate(ROWS.items()):
+    text = pretrain_tiny.read_text(
+      itertools.starmap, options.corpus, options.pairs, split, options
+    )
+    file = options.output / f"reading-{split}.jsonl"
+    new = file.with_suffix(".new")
+    with new.open("w") as table:
+      for row in rows(text, pieces, options.rows or number, seed):
+        table.write(json.dumps(row) + "\n")
+    new.replace(file)
+    print(f"{file}: {options.rows or number} rows", flush=True)
 
 
 if __name__ == "__main__":

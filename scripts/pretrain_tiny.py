@@ -99,15 +99,23 @@ def tokenise(
 
 
 def read_text(
-  pool, corpus: pathlib.Path, pairs: pathlib.Path, split: str, options
+  starmap, corpus: pathlib.Path, pairs: pathlib.Path, split: str, options
 ) -> examples.Text:
-  """Reads and tokenises a split of the corpus and of the topics."""
+  """Reads and tokenises a split of the corpus and of the topics.
+
+  Args:
+    starmap: `itertools.starmap`, or a pool's.
+    corpus: a folder of build_corpus.py.
+    pairs: a folder of build_pairs.py.
+    split: "train" or "validation".
+    options: `vocabulary` and `tokens_share` of the command line.
+  """
   files = sorted(corpus.glob(f"*{split}*.txt*"))
   if not files:
     raise SystemExit(f"No {split} text in {corpus}: run build_corpus.py.")
   vocabulary = str(options.vocabulary)
   share = options.tokens_share if split == "train" else 1.0
-  parts = pool.starmap(tokenise, [(f, vocabulary, share) for f in files], 1)
+  parts = list(starmap(tokenise, [(f, vocabulary, share) for f in files]))
   offsets = np.cumsum([0, *(len(stream) for stream, _, _ in parts)])
   stream = np.concatenate([stream for stream, _, _ in parts])
   pieces = _pieces(vocabulary)
@@ -375,7 +383,8 @@ def train(options) -> None:
   output.mkdir(parents=True, exist_ok=True)
   context = multiprocessing.get_context("fork")
   with context.Pool(options.workers) as pool:
-    read = functools.partial(read_text, pool, options.corpus, options.pairs)
+    starmap = functools.partial(pool.starmap, chunksize=1)
+    read = functools.partial(read_text, starmap, options.corpus, options.pairs)
     text = read("train", options)
     held_out_text = read("validation", options)
   print(
