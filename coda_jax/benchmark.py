@@ -35,6 +35,7 @@ from coda_jax.benchmarking import (
   timing,
   top_k,
   torch_peers,
+  train_step,
 )
 from coda_jax.checkpoints import files
 from coda_jax.nn import config as nn_config
@@ -127,7 +128,7 @@ def measure(
       decode_length=decode_length,
     )
     groups = [ours + peers(reductions=reductions)]
-  decodes = part in ("generate", "train", "distil")
+  decodes = part in ("generate", *train_step.PARTS)
   shared = {
     "part": part,
     "size": None if part in top_k.PARTS else size,

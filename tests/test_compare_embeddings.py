@@ -86,7 +86,7 @@ def test_compares_every_encoder_in_one_table(folder, tmp_path, capsys):
   assert rows["first 5 tokens"]["first_place"] == pytest.approx(first)
 
 
-# Of qwix's imports, and its constants in float32 arithmetic.
+# qwix's imports warn, and so do its constants in float32 arithmetic.
 @pytest.mark.filterwarnings("ignore")
 def test_int8_weights_have_rows_of_their_own(folder, tmp_path):
   pytest.importorskip("qwix", reason="pip install 'coda_jax[int8]'")

@@ -13,7 +13,7 @@ from coda_jax.t5.config import CodaConfig
 from coda_jax.t5.network import Transformer
 
 pytest.importorskip("qwix", reason="pip install 'coda_jax[int8]'")
-# Of qwix's imports, and its constants in float32 arithmetic.
+# qwix's imports warn, and so do its constants in float32 arithmetic.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from coda_jax import quantization  # noqa: E402

@@ -15,7 +15,7 @@ from coda_jax.nn.config import CodaConfig, Conditional
 from coda_jax.objectives.distil_seq2seq import DistilSeq2Seq
 from coda_jax.objectives.seq2seq import Seq2Seq
 
-PARTS = ("encoder", "generate", "train", "distil")
+PARTS = ("encoder", "generate", *train_step.PARTS)
 METHODS = ("adapter", "coda", "dense")
 
 
@@ -96,7 +96,7 @@ def _build(
   decode_length: int,
 ) -> Call:
   batch, length = tokens.shape
-  if part in ("train", "distil"):
+  if part in train_step.PARTS:
     targets = shapes.random_tokens(model.config, batch, decode_length)
     learns = part == "distil" and model.config.is_routed
     return train_step.train_step(

@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from coda_jax import backbones, cli, initialise
+from coda_jax.benchmarking import train_step
 from coda_jax.t5.config import T5Config
 
 
@@ -51,9 +52,8 @@ def random_params(model: nn.Module, part: str) -> dict[str, Any]:
   @jax.jit
   def init(key):
     variables = model.init(key, **inputs, enable_dropout=False, method=method)
-    dtype = model.config.dtype
-    if part in ("train", "distil"):
-      dtype = jnp.float32
+    trains = part in train_step.PARTS
+    dtype = jnp.float32 if trains else model.config.dtype
     return jax.tree.map(lambda x: x.astype(dtype), variables["params"])
 
   return init(jax.random.key(0))

@@ -12,6 +12,9 @@ from coda_jax.benchmarking.timing import Call
 from coda_jax.objectives import Batch, Objective
 from coda_jax.training import optimizers, state, steps
 
+# A step of finetuning, and one in which CoDA learns from the dense model.
+PARTS = ("train", "distil")
+
 
 def train_batch(tokens: jax.Array, targets: jax.Array) -> Batch:
   """A batch for the trainer of int32 [batch, length] and [batch, targets]."""

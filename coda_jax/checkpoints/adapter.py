@@ -184,14 +184,19 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
   return fields
 
 
-def base_model_of(path: str | os.PathLike[str]) -> str:
+def base_model_of(
+  path: str | os.PathLike[str], fields: Mapping[str, Any]
+) -> str:
   """The folder or name of the model that an adapter was trained on.
 
+  Args:
+    path: a folder that `save_adapter` wrote, for messages.
+    fields: its `read_config`.
+
   Raises:
-    FileNotFoundError, ValueError: see `read_config`; or the adapter does not
-      name it.
+    FileNotFoundError: the adapter does not name it.
   """
-  base = read_config(path).get(_BASE_MODEL)
+  base = fields.get(_BASE_MODEL)
   if not isinstance(base, str):
     raise FileNotFoundError(
       f"{path} holds an adapter that does not name its model; pass the "

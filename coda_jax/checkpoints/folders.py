@@ -104,7 +104,7 @@ def read_config(
   if run.is_run(path):
     return run.read_config(path)
   if not is_adapter(path):
-    return formats.read(path)[0]
+    return formats.read_config(path)
   fields = adapter.read_config(path)
   base = formats.read_config(_backbone_of(path, backbone_path))
   return adapter.configured(path, fields, base)
@@ -192,7 +192,7 @@ def _backbone_of(
     return backbone_path
   if is_adapter(path):
     with contextlib.suppress(FileNotFoundError):
-      return adapter.base_model_of(path)
+      return adapter.base_model_of(path, adapter.read_config(path))
   raise ValueError(
     f"{path} needs its backbone: set INITIAL_CHECKPOINT_PATH to the "
     "pretrained model that it was trained on"

@@ -21,7 +21,7 @@ from coda_jax.nn.config import Conditional
 
 FORMATS = ("coda_jax", "hf", "t5x")
 
-# What comes with the package: models, and adapters that name their model.
+# The models that come with the package.
 SHIPPED = ("tiny_dense", "tiny_coda", "tiny_8_layers")
 
 
@@ -98,18 +98,19 @@ def read_config(path: str | os.PathLike[str]) -> Conditional:
   if detect(path) != "adapter":
     return read(path)[0]
   folder = find_folder(path)
-  base = read_config(adapter.base_model_of(folder))
-  return adapter.configured(folder, adapter.read_config(folder), base)
+  fields = adapter.read_config(folder)
+  base = read_config(adapter.base_model_of(folder, fields))
+  return adapter.configured(folder, fields, base)
 
 
 def read_adapted(
-  path: str | os.PathLike[str], base: str | os.PathLike[str]
+  path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
 ) -> tuple[Conditional, dict[str, Leaf]]:
   """Reads an adapter on its backbone, whose fingerprint takes a while.
 
   Args:
     path: of the adapter's folder.
-    base: the pretrained model, see `read`.
+    base: the pretrained model, see `read`; None is what the adapter names.
 
   Returns:
     (config, {parameter path: Leaf}) of the whole model.
@@ -118,7 +119,7 @@ def read_adapted(
     FileNotFoundError, ValueError: see `read`; or an adapter of another model.
   """
   fields = adapter.read_config(path)
-  config, own = read(base)
+  config, own = read(base or adapter.base_model_of(path, fields))
   trained = adapter.read_leaves(path, fields, adapter.fingerprint(own))
   frozen = {
     name: leaf
@@ -153,7 +154,7 @@ def _read(
   readers = {"coda_jax": model_folder.read, "hf": hf.read, "t5x": t5x.read}
   kind, folder = detect(path), find_folder(path)
   if kind == "adapter":
-    return *read_adapted(folder, adapter.base_model_of(folder)), {}
+    return *read_adapted(folder), {}
   config, own = readers[kind](folder)
   leaves.check_dtypes(own, str(path))
   expected = params_lib.flatten(

@@ -159,9 +159,10 @@ class Router(nn.Module):
     if self.config.always_ends:
       # So far above the others that soft top-k gives them the weight 1: that
       # takes epsilon * ln(r).
+      is_end = ends(mask)
       highest = jnp.where(mask, scores, -jnp.inf).max(axis=-1, keepdims=True)
       highest = jax.lax.stop_gradient(highest) + 10 * self.config.epsilon
-      scores = jnp.where(ends(mask), highest, scores)
+      scores = jnp.where(is_end, highest, scores)
     largest, indices, slot_mask = select(scores, mask, self.reduction)
     if rule == "soft_top_k":
       weights = self._soft_top_k(scores, largest, indices, mask)
@@ -170,8 +171,8 @@ class Router(nn.Module):
     else:
       weights = jnp.ones_like(indices, jnp.float32)
     if self.config.always_ends:
-      is_end = jnp.take_along_axis(ends(mask), indices, axis=-1)
-      weights = jnp.where(is_end, 1.0, weights)
+      taken_ends = jnp.take_along_axis(is_end, indices, axis=-1)
+      weights = jnp.where(taken_ends, 1.0, weights)
     # Where all tokens are taken the router decides nothing: the layer is dense.
     all_taken = slot_mask.sum(axis=-1) == mask.sum(axis=-1)
     weights = jnp.where(all_taken[:, None], 1.0, weights)

@@ -33,8 +33,10 @@ class DistilSeq2Seq(seq2seq.Seq2Seq):
 
   def __post_init__(self):
     super().__post_init__()
-    weights = {name: getattr(self, name) for name in _WEIGHTS}
-    teacher.check_weights("DistilSeq2Seq", weights)
+    names = ("targets", "logits", "hidden")
+    teacher.check_weights(
+      "DistilSeq2Seq", {name: getattr(self, name) for name in names}
+    )
 
   def check(self, features: Mapping[str, Any], config: Any) -> None:
     super().check(features, config)
@@ -77,9 +79,6 @@ class DistilSeq2Seq(seq2seq.Seq2Seq):
         "hidden_error": error,
       },
     )
-
-
-_WEIGHTS = ("targets", "logits", "hidden")
 
 
 def _outputs(

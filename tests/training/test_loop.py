@@ -137,7 +137,7 @@ def test_new_routers_start_from_the_dense_layers(
   assert "router start: 1 fitted to 2 batches" in capsys.readouterr().out
   (expected,) = fitted[0].values()
   np.testing.assert_allclose(kernel, expected, atol=1e-6)
-  # Not again: neither where the run goes on, nor in a run that starts there.
+  # A run that goes on, and one that starts from its adapter, keep the router.
   route("one", tmp_path / "dense/model", 2)
   route("next", tmp_path / "one/adapter", 1)
   out = capsys.readouterr().out
