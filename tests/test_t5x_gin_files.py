@@ -31,6 +31,8 @@ T5X_MODULES = (
   "checkpoints",
   "decoding",
   "export_lib",
+  "losses",
+  "metrics",
   "models",
   "optimizers",
   "partitioning",
@@ -167,6 +169,17 @@ def test_what_a_run_leaves_open_is_what_it_requires(run):
   assert used - bound <= SET_BY_T5X | GIVEN
   if run == "finetune":
     assert "INITIAL_CHECKPOINT_PATH" in used - bound
+
+
+def test_distillation_trains_what_coda_adds_alone():
+  stack("finetune", VOCABULARY="byt5", DROPOUT_RATE=0.0)
+  parse("t5x/objectives/distil_seq2seq", TARGETS=0.5)
+  from coda_jax.under_t5x import distilled
+
+  made = gin.get_configurable(distilled.DistilledModel)()
+  assert made._objective.targets == 0.5
+  assert made.kwargs["module"].config.coda.reduction == 3
+  assert made.kwargs["optimizer_def"].patterns == params.ADDED_PATTERNS
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES.items())

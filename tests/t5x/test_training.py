@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from coda_jax import params as params_lib
+from coda_jax import train
 from coda_jax.checkpoints import formats
 
-from .conftest import HERE, STEPS, TRAINING, python, rows, run_t5x
+from .conftest import HERE, STACK, STEPS, TRAINING, python, rows, run_t5x
 
 pytestmark = pytest.mark.t5x
 
@@ -67,6 +68,58 @@ def test_loss_of_every_step(theirs, ours):
   assert difference < 1e-4
   # It has learned something, which an error of 1e-4 would show.
   assert expected[STEPS] < expected[1] - 1
+
+
+def test_self_distillation_is_ours(start, tmp_path):
+  """The same losses at each step; norms stay, since the teacher has them."""
+  steps = 6
+  macros = {**TRAINING, "TRAIN_STEPS": steps, "CHECKPOINT_PERIOD": steps}
+  macros |= {"EVAL_PERIOD": 0, "TARGETS": 0.5}
+  run_t5x(
+    "train",
+    "t5x/runs/finetune",
+    "t5x/models/t5_1_1",
+    *STACK,
+    "schedules/adapter",
+    "t5x/objectives/distil_seq2seq",
+    **macros,
+    MODEL_DIR=f"'{tmp_path}/theirs'",
+    INITIAL_CHECKPOINT_PATH=f"'{start}/tiny_coda/checkpoint_0'",
+    RANDOM_SEED=0,
+    DATA_SEED=0,
+  )
+  code = train.main(
+    [
+      *(f"--gin_file={file}.gin" for file in ("models/t5_1_1", *STACK)),
+      "--gin_file=schedules/adapter.gin",
+      "--gin_file=runs/finetune.gin",
+      "--gin_file=objectives/distil_seq2seq.gin",
+      *(f"--gin.{name}={value}" for name, value in macros.items()),
+      f"--gin.MODEL_DIR={tmp_path}/ours",
+      "--gin.INITIAL_CHECKPOINT_PATH=tiny_coda",
+      "--gin.TRAINED=%params.ADDED_PATTERNS",
+      "--gin.SEED=0",
+    ]
+  )
+  assert code == 0
+  written = rows(tmp_path / "ours/metrics.jsonl")
+  for theirs_name, ours_name in (
+    ("loss", "train/loss"),
+    ("divergence", "train/divergence"),
+    ("hidden_error", "train/hidden_error"),
+    ("cross_entropy", "train/cross_entropy"),
+  ):
+    found = logged(tmp_path / "theirs/train", theirs_name)
+    expected = {r["step"]: r[ours_name] for r in written if ours_name in r}
+    assert found.keys() == expected.keys() == set(range(1, steps + 1))
+    for step, value in expected.items():
+      assert found[step] == pytest.approx(value, abs=1e-4), (theirs_name, step)
+  before, after = (
+    leaves_of(tmp_path / f"theirs/checkpoint_{step}") for step in (0, steps)
+  )
+  for path in after:
+    same = np.array_equal(before[path].read(), after[path].read())
+    assert same == (not params_lib.is_added(path)), path
 
 
 def test_frozen_leaves_stay_and_have_no_state(theirs):
