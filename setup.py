@@ -97,7 +97,6 @@ EXTRAS = {
     "pytest-xdist>=3.8",
     "qwix>=0.1.8",
     "ruff>=0.17.6",
-    "scipy>=1.17",  # scripts/build_embeddings.py
     "setuptools>=77",
   ],
 }

@@ -3,7 +3,7 @@
 python -m coda_jax.eval --gin_file=tasks/bbc_topic.gin \
   --gin_file=runs/eval.gin --gin.VOCABULARY=tiny \
   --gin.CHECKPOINT_PATH=runs/topic/adapter \
-  --gin.INITIAL_CHECKPOINT_PATH=tiny_coda --gin.REDUCTIONS='(1, 2, 3, 5, 8)' \
+  --gin.INITIAL_CHECKPOINT_PATH=tiny_coda --gin.REDUCTIONS='(3, 5, 8, 32)' \
   --gin.EVAL_OUTPUT_DIR=runs/topic_eval
 """
 

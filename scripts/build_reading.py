@@ -61,7 +61,7 @@ def main() -> None:
   add("--corpus", type=pathlib.Path, default=pathlib.Path("data/corpus"))
   add("--pairs", type=pathlib.Path, default=pathlib.Path("data/pairs"))
   add("--output", type=pathlib.Path, required=True)
-  add("--vocabulary", type=pathlib.Path, default=assets / "tiny8k.model")
+  add("--vocabulary", type=pathlib.Path, default=assets / "tiny.model")
   add("--tokens_share", type=float, default=0.3, help="of the documents")
   add("--rows", type=int, help="of each split")
   options = parser.parse_args()

@@ -1,13 +1,12 @@
-"""Trains a SentencePiece vocabulary of the embedded tiny models.
+"""Trains the SentencePiece vocabulary of the embedded tiny model.
 
 A unigram vocabulary with T5's special ids (pad 0, eos 1, unk 2, no bos) and
-T5's normalisation: "tiny8k" has 8092 pieces, "tiny", of the first models, 3996
-of three sources. seqio adds 100 sentinels after them. Bytes are pieces too, so
-that no text becomes unknown.
+T5's normalisation. seqio adds 100 sentinels after its pieces. Bytes are pieces
+too, so that no text becomes unknown.
 
 One thread and a fixed order of sentences: the same corpus gives the same file.
 
-  python scripts/build_vocabulary.py --corpus=data/corpus --output=tiny8k.model
+  python scripts/build_vocabulary.py --corpus=data/corpus --output=tiny.model
 """
 
 import argparse
@@ -18,26 +17,23 @@ from collections.abc import Iterator
 import corpus_sources
 import sentencepiece
 
-NUM_PIECES = {"tiny": 3996, "tiny8k": 8092}
+NUM_PIECES = 8092
 # The technical manuals count for less than general English.
 PROSE = (
   "wordnet webster devil kjv web henry spurgeon scofield anarchism wesnoth"
   " endless_sky crawl handbook kstars gnucash"
 ).split()
 KEEP_ONE_IN = {
-  "tiny": {"wordnet": 1, "python": 4, "postgresql": 6},
-  "tiny8k": {
-    source: 1 if source == "wordnet" else 3 if source in PROSE else 9
-    for source in corpus_sources.SOURCES
-  },
+  source: 1 if source == "wordnet" else 3 if source in PROSE else 9
+  for source in corpus_sources.SOURCES
 }
 # The examples of the glosses, nearest to everyday writing, count this often.
 EXAMPLE_WEIGHT = 3
 
 
-def sentences(corpus: pathlib.Path, name: str) -> Iterator[str]:
+def sentences(corpus: pathlib.Path) -> Iterator[str]:
   """Yields the sentences of the training split, some sources thinned out."""
-  for source, stride in KEEP_ONE_IN[name].items():
+  for source, stride in KEEP_ONE_IN.items():
     shards = sorted(corpus.glob(f"{source}-train-*.txt"))
     if not shards:
       raise SystemExit(
@@ -60,14 +56,13 @@ def main() -> None:
   )
   parser.add_argument("--corpus", type=pathlib.Path, required=True)
   parser.add_argument("--output", type=pathlib.Path, required=True)
-  parser.add_argument("--name", choices=NUM_PIECES, default="tiny8k")
   arguments = parser.parse_args()
   with arguments.output.open("wb") as model_file:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=sentences(arguments.corpus, arguments.name),
+      sentence_iterator=sentences(arguments.corpus),
       model_writer=model_file,
       model_type="unigram",
-      vocab_size=NUM_PIECES[arguments.name],
+      vocab_size=NUM_PIECES,
       normalization_rule_name="nmt_nfkc",
       byte_fallback=True,
       character_coverage=0.9999,
@@ -79,7 +74,7 @@ def main() -> None:
       num_threads=1,
       minloglevel=1,
     )
-  print(f"Wrote {arguments.output}: {NUM_PIECES[arguments.name]} pieces.")
+  print(f"Wrote {arguments.output}: {NUM_PIECES} pieces.")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ PART_BYTES = 15 * 2**20
 WEIGHTS = "model.safetensors"
 COMMON_TOKENS = 200
 PAIR_WINDOW = 10
-CONTEXT_POWER = 0.75  # as in build_embeddings.py
+CONTEXT_POWER = 0.75  # of word2vec: rare contexts count for more
 SYNC_STEPS = 4  # how far the device may be behind
 DIVERGED = 1.0  # nats above the best training loss so far
 
@@ -213,7 +213,7 @@ def batches(
 
 
 def embeddings(stream: np.ndarray, size: int, width: int) -> np.ndarray:
-  """The token embeddings of build_embeddings.py, on the accelerator.
+  """Token embeddings from the mutual information of nearby tokens.
 
   The leading singular vectors come from a random projection that was refined by
   power iterations (Halko et al. 2011, 0909.4061).
@@ -522,7 +522,7 @@ def main() -> None:
   add("--join", type=pathlib.Path, help="the --output of a run")
   add("--corpus", type=pathlib.Path, default=pathlib.Path("data/corpus"))
   add("--pairs", type=pathlib.Path, default=pathlib.Path("data/pairs"))
-  add("--vocabulary", type=pathlib.Path, default=assets / "tiny8k.model")
+  add("--vocabulary", type=pathlib.Path, default=assets / "tiny.model")
   add("--state", type=pathlib.Path, help=".npz to resume from")
   add("--seconds", type=float, default=3600.0, help="of training")
   add("--whole_seconds", type=float, help="instead, with all that comes before")

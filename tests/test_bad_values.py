@@ -138,9 +138,9 @@ CASES += [
       "WARMUP_STEPS=-1; expected a whole number, 0 or more",
     ),
     (
-      ["--gin_file=schedules/tiny.gin"],
-      "TRAIN_STEPS=200",
-      "(WARMUP_STEPS = 200 in schedules/tiny.gin, TRAIN_STEPS = 200 on",
+      ["--gin_file=schedules/quickstart.gin"],
+      "TRAIN_STEPS=10",
+      "(WARMUP_STEPS = 10 in schedules/quickstart.gin, TRAIN_STEPS = 10 on",
     ),
   ]
 ]

@@ -202,7 +202,7 @@ def test_what_does_not_fit(tmp_path, rows, bert_folder, capsys):
   assert "Seq2Seq needs an encoder-decoder, but the model is a BERT; add" in (
     capsys.readouterr().err
   )
-  argv = training(rows, "tiny_dense", tmp_path / "x", "adapter", 1)
+  argv = training(rows, "tiny", tmp_path / "x", "adapter", 1)
   assert train.main([*argv, "--gin.VOCABULARY=tiny"]) == 2
-  assert "tiny_dense is a T5, which has no heads" in capsys.readouterr().err
+  assert "tiny is a T5, which has no heads" in capsys.readouterr().err
   assert not (tmp_path / "x").exists()

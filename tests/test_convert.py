@@ -425,9 +425,9 @@ def test_leaves_that_do_not_fit_are_listed(tmp_path, capsys):
 
 
 def test_a_shipped_model_by_name(tmp_path):
-  convert.convert("tiny_dense", tmp_path / "x", "hf")
+  convert.convert("tiny", tmp_path / "x", "hf")
   _, params = load_pretrained(tmp_path / "x")
-  _, expected = coda_jax.load_pretrained("tiny_dense")
+  _, expected = coda_jax.load_pretrained("tiny")
   for path, leaf in params_lib.flatten(expected).items():
     np.testing.assert_array_equal(params_lib.flatten(params)[path], leaf)
 

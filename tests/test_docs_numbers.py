@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import statistics
 
 import pytest
 
@@ -104,24 +103,6 @@ def operator(forward, gradient):
   ]
 
 
-def routers(data):
-  def spread(name, field):
-    values = [100 * row[field] for row in data if row["router"] == name]
-    return statistics.mean(values), min(values), max(values)
-
-  return [
-    [None, *(spread(name, f"{split}_accuracy") for split in ("dev", "test"))]
-    for name in ("soft_top_k", "sigmoid", "truncation")
-  ]
-
-
-def elastic(data):
-  at = {
-    (row["trained"], row["reduction"]): 100 * row["accuracy"] for row in data
-  }
-  return [[r, at[f"r{r}", r], at["elastic", r]] for r in (2, 3, 5, 8)]
-
-
 def pretraining(data):
   shown = ("span_corruption", "span_copying", "continuation", "title", "topic")
   shown += ("find", "which", "about", "intruder")
@@ -185,7 +166,7 @@ def embedding(news, manuals):
 
 # What the cells of each table are made of; None is for words.
 TABLES = {
-  ("model_card.md", "tiny_8_layers.json"): pretraining,
+  ("model_card.md", "tiny.json"): pretraining,
   ("README.md", "benchmark_base.json"): base_in_short,
   ("performance.md", "benchmark_base_train.json"): training_step,
   (
@@ -210,10 +191,8 @@ TABLES = {
   ): operator,
   ("performance.md", "benchmark_base_v5e.json"): base,
   ("embedding.md", "embedding_news.json", "embedding_manuals.json"): embedding,
-  ("routers.md", "routers.json"): routers,
   ("tpu.md", "tpu_compile.json"): sizes_on_tpus,
   ("tpu.md", "tpu_methods.json"): methods_on_tpus,
-  ("training.md", "elastic.json"): elastic,
 }
 
 

@@ -266,5 +266,5 @@ def test_what_is_there_stays(tmp_path, capsys, monkeypatch):
 
 def test_an_extra_that_is_missing(tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "coda_jax.data", None)
-  assert command(["tiny_dense"], tmp_path / "x", "stablehlo", **GOOD) == 2
+  assert command(["tiny"], tmp_path / "x", "stablehlo", **GOOD) == 2
   assert "pip install 'coda_jax[export]'" in capsys.readouterr().err

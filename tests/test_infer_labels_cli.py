@@ -187,6 +187,6 @@ def test_what_does_not_fit(tmp_path, bert_folder, head, more, message, capsys):
 
 def test_texts_need_a_length(capsys, tmp_path):
   (tmp_path / "x.txt").write_text("a\n")
-  argv = arguments("tiny_dense", "-", f"--gin.INPUT_PATH={tmp_path}/x.txt")
+  argv = arguments("tiny", "-", f"--gin.INPUT_PATH={tmp_path}/x.txt")
   assert infer.main([*argv, "--gin.VOCABULARY=tiny"]) == 2
   assert "lack 'targets', which the model" in capsys.readouterr().err

@@ -5,39 +5,61 @@ import numpy as np
 import pytest
 import seqio
 
-from coda_jax.data import bbc, bbc_tasks, vocabularies
+from coda_jax.data import bbc, bbc_find, bbc_tasks, vocabularies
 from coda_jax.quickstart import measure, page, report, runs
 
 ROWS = [
   {
-    "label": "P-Adapter",
+    "label": "parallel adapter",
     "trained_share": 0.0204,
-    "dev_accuracy": 0.5,
-    "test_accuracy": 0.25,
+    "validation_topic_accuracy": 0.5,
+    "test_topic_accuracy": 0.25,
     "encoder_ms": 100.0,
     "encoder_speedup": 1.0,
     "inference_ms": 200.0,
     "inference_speedup": 1.0,
-    "test_rouge1": 0.125,
+    "test_headline_rouge1": 0.125,
+    "test_find_accuracy": 0.75,
   },
-  {"label": "TF-IDF", "dev_accuracy": 0.75, "test_accuracy": 0.875},
+  {"label": "TF-IDF", "test_topic_accuracy": 0.875},
 ]
 
 
 def test_table_shows_each_field_and_dashes_for_what_is_missing():
   lines = report.table(ROWS).splitlines()
   assert lines[2].split() == [
-    "P-Adapter",
+    *("parallel", "adapter"),
     "2.04%",
-    "0.500",
     "0.250",
     "0.125",
+    "0.750",
     "100",
     "1.00x",
     "200",
     "1.00x",
   ]
-  assert lines[3].split() == ["TF-IDF", "-", "0.750", "0.875", *["-"] * 5]
+  assert lines[3].split() == ["TF-IDF", "-", "0.875", *["-"] * 6]
+
+
+def test_sentences_say_what_is_behind():
+  coda = {
+    "label": "CoDA",
+    "encoder_speedup": 2.34,
+    "test_topic_accuracy": 0.235,
+    "test_headline_rouge1": 0.125,
+    "test_find_accuracy": 0.8,
+  }
+  only_finding = {
+    "label": "random",
+    "encoder_speedup": 2.0,
+    "test_find_accuracy": 0.5,
+  }
+  assert report.sentences([ROWS[0], coda, only_finding]) == [
+    "CoDA, 2.3x as fast: topics 1.5 points below, headlines level, "
+    "finding words 5.0 points above, compared with the parallel adapter.",
+    "random, 2.0x as fast: finding words 25.0 points below, compared with the "
+    "parallel adapter.",
+  ]
 
 
 def test_json_holds_rows_and_baselines(tmp_path):
@@ -86,11 +108,15 @@ def test_page_shades_tokens_and_escapes_text():
   ]
 
 
-@pytest.mark.parametrize("task", ["topic", "headline"])
+@pytest.mark.parametrize("task", ["topic", "headline", "find"])
 def test_timed_batch_is_what_the_task_feeds(task):
   name = bbc_tasks.bbc_task(task, name=f"quickstart_{task}")
-  article = bbc.split(bbc.read())["test"][0]
-  text = article.body if task == "headline" else bbc.topic_text(article)
+  articles = bbc.split(bbc.read())["test"]
+  text = {
+    "topic": f"topic: {bbc.topic_text(articles[0])}",
+    "headline": f"headline: {articles[0].body}",
+    "find": bbc_find.questions(articles)[0].text,
+  }[task]
   dataset = seqio.get_dataset(
     name,
     task_feature_lengths=runs.LENGTHS[task],
@@ -103,9 +129,10 @@ def test_timed_batch_is_what_the_task_feeds(task):
   np.testing.assert_array_equal(batch[0], expected)
 
 
-def test_methods_are_the_baseline_first_and_two_reductions():
-  assert [(m.method, m.reduction) for m in runs.METHODS] == [
-    ("adapter", 1),
-    ("coda", 3),
-    ("coda", 5),
-  ]
+def test_the_baseline_comes_first_and_every_method_has_a_choice_of_tokens():
+  first, *others = runs.METHODS
+  assert first.method == "adapter"
+  assert {m.method for m in others} == {"coda"}
+  assert {m.macros.get("ROUTER") for m in others} >= {"random", "truncation"}
+  # The rows of costs are of finding words, which every method has.
+  assert all("find" in method.tasks for method in runs.METHODS)

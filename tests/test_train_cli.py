@@ -3,15 +3,24 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 import seqio
 
 import coda_jax
 from coda_jax import cli, train
 
+CORRUPTION = (
+  "--gin_file=models/t5_1_1.gin",
+  "--gin_file=sizes/tiny.gin",
+  "--gin_file=schedules/rsqrt.gin",
+  "--gin_file=tasks/span_corruption.gin",
+)
 FILES = (
-  "--gin_file=experiments/tiny_pretrain.gin",
-  "--gin.INITIAL_CHECKPOINT_PATH=None",
+  *CORRUPTION,
+  "--gin_file=methods/full.gin",
+  "--gin_file=runs/pretrain.gin",
 )
 
 
@@ -20,13 +29,7 @@ def corpus(tmp_path, fresh_registry):
   text = "the quick brown fox jumps over the lazy dog and runs away again\n"
   for split in ("train", "validation"):
     (tmp_path / f"x-{split}-0.txt").write_text(text * 20)
-    row = {"text": text, "target": "fox"}
-    (tmp_path / f"{split}.jsonl").write_text(json.dumps(row))
-  return [
-    f"--gin.CORPUS={tmp_path}/x-{{split}}-*.txt",
-    f"--gin.TOPICS={tmp_path}/{{split}}.jsonl",
-    f"--gin.HEADLINES={tmp_path}/{{split}}.jsonl",
-  ]
+  return [f"--gin.CORPUS={tmp_path}/x-{{split}}-*.txt"]
 
 
 def small(model_dir, steps):
@@ -46,8 +49,7 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
   dense, coda = tmp_path / "dense", tmp_path / "coda"
   assert train.main([*FILES, *corpus, *small(dense, 3)]) == 0
   out = capsys.readouterr().out
-  # The embeddings are frozen, the logits are a matrix of their own.
-  assert re.search(r"embedding, logits +917,504 +917,504", out), out
+  assert re.search(r"embedding, logits +4,194,304 +0", out), out
   assert f"saved {dense}/model" in out
   lines = (dense / "metrics.jsonl").read_text().splitlines()
   last = {}
@@ -62,7 +64,9 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
   assert (
     train.main(
       [
-        "--gin_file=experiments/tiny_coda_pretrain.gin",
+        *CORRUPTION,
+        "--gin_file=methods/coda.gin",
+        "--gin_file=runs/coda_pretrain.gin",
         f"--gin.INITIAL_CHECKPOINT_PATH={dense}/model",
         *corpus,
         *small(coda, 2),
@@ -71,9 +75,19 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
     )
     == 0
   )
-  assert "eval/routing/selected_share" in (coda / "metrics.jsonl").read_text()
-  model, _ = coda_jax.load_pretrained(coda / "model")
-  assert model.config.coda.reduction == 2 and model.config.vocab_size == 4096
+  metrics = (coda / "metrics.jsonl").read_text()
+  assert "eval/routing/selected_share" in metrics
+  assert "train/divergence" in metrics
+  # The backbone is frozen: what is new is an adapter of it.
+  model, params = coda_jax.load_pretrained(coda / "adapter")
+  _, before = coda_jax.load_pretrained(dense / "model")
+  for name in ("attention", "mlp"):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      params["encoder"]["layers_0"][name],
+      before["encoder"]["layers_0"][name],
+    )
+  assert model.config.coda.reduction == 2 and model.config.vocab_size == 8192
 
 
 TABLE = (
@@ -83,7 +97,7 @@ TABLE = (
   "--gin_file=schedules/adapter.gin",
   "--gin_file=tasks/table.gin",
   "--gin_file=runs/finetune.gin",
-  "--gin.INITIAL_CHECKPOINT_PATH=tiny_dense",
+  "--gin.INITIAL_CHECKPOINT_PATH=tiny",
   "--gin.INPUT_TEMPLATE=review: {text}",
   "--gin.TARGET_TEMPLATE={label}",
   "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}",

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from coda_jax import backbones, initialise
@@ -22,7 +23,7 @@ from coda_jax.nn.config import Conditional
 FORMATS = ("coda_jax", "hf", "t5x")
 
 # The models that come with the package.
-SHIPPED = ("tiny_dense", "tiny_coda", "tiny_8_layers")
+SHIPPED = ("tiny", "tiny_coda")
 
 
 def find_folder(path: str | os.PathLike[str]) -> Any:
@@ -99,7 +100,7 @@ def read_config(path: str | os.PathLike[str]) -> Conditional:
     return read(path)[0]
   folder = find_folder(path)
   fields = adapter.read_config(folder)
-  base = read_config(adapter.base_model_of(folder, fields))
+  base = read_config(_base_of(folder, fields))
   return adapter.configured(folder, fields, base)
 
 
@@ -119,7 +120,7 @@ def read_adapted(
     FileNotFoundError, ValueError: see `read`; or an adapter of another model.
   """
   fields = adapter.read_config(path)
-  config, own = read(base or adapter.base_model_of(path, fields))
+  config, own = read(base or _base_of(path, fields))
   trained = adapter.read_leaves(path, fields, adapter.fingerprint(own))
   frozen = {
     name: leaf
@@ -127,6 +128,20 @@ def read_adapted(
     if not params_lib.matches(name, params_lib.TASK_PATTERNS)
   }
   return adapter.configured(path, fields, config), {**frozen, **trained}
+
+
+def _base_of(path: Any, fields: Mapping[str, Any]) -> str:
+  """The model that an adapter names, which must be there."""
+  base = adapter.base_model_of(path, fields)
+  try:
+    detect(base)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"{path} is an adapter of {base!r}, which is not there ({error}); start "
+      "where that path leads to the model, or pass the model and add the "
+      "adapter with load_adapter"
+    ) from error
+  return base
 
 
 def read_to_start(path: str | os.PathLike[str]) -> dict[str, Leaf]:

@@ -28,9 +28,9 @@ def load_pretrained(
   Args:
     path: a Hugging Face folder (config.json and safetensors) of a T5 or BERT, a
       checkpoint_N t5x folder, or a folder written by coda_jax, told apart by
-      its content; or the name of a model: "tiny_dense", "tiny_coda" and
-      "tiny_8_layers" come with the package, "all-MiniLM-L6-v2" with the extra
-      `minilm`.
+      its content; an adapter's folder that names its model; or the name of a
+      model: "tiny" and "tiny_coda" come with the package,
+      "all-MiniLM-L6-v2" with the extra `minilm`.
     coda: turns the checkpoint into a CoDA model: adapters and routers that the
       file does not have are initialised, the backbone is the file's. None takes
       the model as it is in the file.

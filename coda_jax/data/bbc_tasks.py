@@ -1,19 +1,37 @@
 """seqio tasks on the BBC News articles."""
 
-from coda_jax.data import bbc, metrics, tables, tasks
+from collections.abc import Sequence
 
-# {target: (an article's input text, its target text, the metric)}.
+from coda_jax.data import bbc, bbc_find, metrics, tables, tasks
+
+
+def _topic(articles: Sequence[bbc.Article]) -> tables.Texts:
+  return tables.Texts(
+    [f"topic: {bbc.topic_text(article)}" for article in articles],
+    [article.topic for article in articles],
+  )
+
+
+def _headline(articles: Sequence[bbc.Article]) -> tables.Texts:
+  return tables.Texts(
+    [f"headline: {article.body}" for article in articles],
+    [article.title for article in articles],
+  )
+
+
+def _find(articles: Sequence[bbc.Article]) -> tables.Texts:
+  questions = bbc_find.questions(articles)
+  return tables.Texts(
+    [question.text for question in questions],
+    [question.answer for question in questions],
+  )
+
+
+# {target: (the texts of some articles, the metric)}
 _BBC_TARGETS = {
-  "topic": (
-    lambda article: f"topic: {bbc.topic_text(article)}",
-    lambda article: article.topic,
-    metrics.accuracy,
-  ),
-  "headline": (
-    lambda article: f"headline: {article.body}",
-    lambda article: article.title,
-    metrics.rouge,
-  ),
+  "topic": (_topic, metrics.accuracy),
+  "headline": (_headline, metrics.rouge),
+  "find": (_find, bbc_find.accuracy),
 }
 
 
@@ -23,9 +41,10 @@ def bbc_task(
   """Registers a task on the BBC News articles, in the splits of `bbc.split`.
 
   Args:
-    target: "topic", from title and body, measured by accuracy; or "headline",
-      from the body, measured by ROUGE.
-    name: the task's name, "bbc_topic" or "bbc_headline" when None.
+    target: "topic", from title and body, measured by accuracy; "headline",
+      from the body, measured by ROUGE; or "find", what follows some words
+      (`bbc_find`), measured by accuracy.
+    name: the task's name, "bbc_" and the target when None.
     vocabulary: see `vocabularies.load`.
 
   Returns:
@@ -41,14 +60,11 @@ def bbc_task(
       f" {sorted(_BBC_TARGETS)}"
     )
   name = name or f"bbc_{target}"
-  read_input, read_target, metric = _BBC_TARGETS[target]
+  texts, metric = _BBC_TARGETS[target]
 
   def make():
     splits = {
-      split: tables.Texts(
-        [read_input(article) for article in articles],
-        [read_target(article) for article in articles],
-      )
+      split: texts(articles)
       for split, articles in bbc.split(bbc.read()).items()
     }
     tasks.add_text_task(

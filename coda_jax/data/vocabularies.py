@@ -13,7 +13,7 @@ from coda_jax.data import hf_vocabulary, tokenizer_json
 
 # ByT5 has no ids of its own for sentinels, it reuses its last 100.
 DEFAULT_SENTINELS = 100
-EMBEDDED = ("tiny", "tiny8k")
+EMBEDDED = ("tiny",)
 
 
 class LineBreaks(seqio.SentencePieceVocabulary):
@@ -69,9 +69,8 @@ def load(
   """Loads a seqio vocabulary; T5's 100 sentinels follow SentencePiece's pieces.
 
   Args:
-    vocabulary: "tiny", the one of tiny_dense and tiny_coda (3996 pieces);
-      "tiny8k", the one of tiny_8_layers (8092 pieces); "byt5", bytes; the path
-      of a SentencePiece model, such as T5's spiece.model; the path of a
+    vocabulary: "tiny", of the embedded model (8092 pieces); "byt5", bytes; the
+      path of a SentencePiece model, such as T5's spiece.model; the path of a
       tokenizer.json, or of a folder that has one, such as BERT's, which has no
       sentinels; or the name of an installed model, "all-MiniLM-L6-v2".
     newlines: the text that stands for a line break, see `LineBreaks`; None

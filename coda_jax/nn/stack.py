@@ -46,10 +46,12 @@ def encode(
     **inputs: further arguments of the blocks.
 
   Returns:
-    The tokens after the last layer, [batch, n, emb_dim], and the routing.
+    The tokens after the last layer, [batch, n, emb_dim], and the routing. For
+    those who look at layers from outside, the collection "intermediates", where
+    it is mutable, has "mask" and "layers", the tokens after each layer.
   """
-  # For those who look at layers from outside.
   module.sow("intermediates", "mask", mask)
+  is_seen = module.is_mutable_collection("intermediates")
 
   def make(i: int, **place: Any) -> nn.Module:
     if cfg.coda is None:
@@ -60,16 +62,22 @@ def encode(
     )
 
   def call(
-    layer: Any, x: Array, before: Sequence[router.Selection | None]
-  ) -> tuple[Array, router.Selection | None]:
+    layer: Any,
+    x: Array,
+    before: Sequence[tuple[router.Selection | None, Array | None]],
+  ) -> tuple[Array, tuple[router.Selection | None, Array | None]]:
+    selection = None
     if cfg.coda is None:
-      return coda.dense(layer, x, mask, deterministic, **inputs), None
-    shared = None
-    if cfg.coda.shared_router:
-      shared = next((one for one in before if one is not None), None)
-    return layer(x, mask, deterministic, selection=shared, **inputs)
+      x = coda.dense(layer, x, mask, deterministic, **inputs)
+    else:
+      if cfg.coda.shared_router:
+        selection = next((one for one, _ in before if one is not None), None)
+      x, selection = layer(
+        x, mask, deterministic, selection=selection, **inputs
+      )
+    return x, (selection, x if is_seen else None)
 
-  x, routing = apply_layers(
+  x, found = apply_layers(
     module,
     make,
     call,
@@ -78,7 +86,9 @@ def encode(
     remat=cfg.remat,
     loop=cfg.scan_layers,
   )
-  return x, tuple(routing)
+  if is_seen:
+    module.sow("intermediates", "layers", tuple(tokens for _, tokens in found))
+  return x, tuple(selection for selection, _ in found)
 
 
 def apply_layers(

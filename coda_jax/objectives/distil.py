@@ -1,7 +1,7 @@
 """Self-distillation: a routed encoder learns from itself without routing."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -12,7 +12,7 @@ from jax import Array
 
 from coda_jax import backbones
 from coda_jax.data import texts
-from coda_jax.objectives import Batch, Sums, converters, teacher
+from coda_jax.objectives import Batch, Sums, converters, hidden_states, teacher
 
 if TYPE_CHECKING:
   import seqio
@@ -32,20 +32,27 @@ class DistilEncoder:
     hidden: weight of the squared error of the hidden states after the last
       layer, over the teacher's mean square; a mean over the tokens of a row.
     pooled: weight of 1 - `cosine`.
+    hidden_layers: numbers of further layers whose hidden states are compared,
+      see `hidden_states.error`.
   """
 
   hidden: float = 1.0
   pooled: float = 1.0
+  hidden_layers: Sequence[int] = ()
   token_features: ClassVar[tuple[str, ...]] = ("inputs",)
 
   def __post_init__(self):
-    teacher.check_weights("DistilEncoder", vars(self))
+    teacher.check_weights(
+      "DistilEncoder", {"hidden": self.hidden, "pooled": self.pooled}
+    )
+    hidden_states.check_layers("DistilEncoder", self.hidden_layers)
 
   def check(self, features: Mapping[str, Any], config: Any) -> None:
     texts.check_vocabulary(
       features["inputs"].vocabulary, config.vocab_size, repr("inputs")
     )
     teacher.check(config)
+    hidden_states.check_config(self.hidden_layers, config)
 
   def constants(self, trained: Any) -> dict[str, Any]:
     return teacher.constants(trained)
@@ -78,28 +85,24 @@ class DistilEncoder:
   ) -> Sums:
     inputs = backbones.encoder_inputs(model.config, batch)
     mask = batch["encoder_mask"].astype(bool)
-    found, routing = model.apply(
-      {"params": params},
-      **inputs,
-      enable_dropout=train,
-      return_routing=True,
-      method="encode",
-      rngs=rngs,
+    found = hidden_states.encode(
+      model, params, inputs, self.hidden_layers, train=train, rngs=rngs
     )
-    expected = teacher.model_of(model).apply(
-      {"params": teacher.params_of(params)},
-      **inputs,
-      enable_dropout=False,
-      method="encode",
+    expected = jax.lax.stop_gradient(
+      hidden_states.encode(
+        teacher.model_of(model),
+        teacher.params_of(params),
+        inputs,
+        self.hidden_layers,
+      )
     )
-    expected = jax.lax.stop_gradient(expected)
     tokens = mask.sum(axis=1).astype(jnp.float32)
     weights = (tokens > 0).astype(jnp.float32)
-    error = teacher.hidden_error(found, expected, mask)
+    error = hidden_states.error(found, expected, mask)
     # The means' cosine is the sums'.
     cosine = _cosine(
       *(
-        teacher.sum_of_tokens(x.astype(jnp.float32), mask)
+        hidden_states.sum_of_tokens(x.tokens.astype(jnp.float32), mask)
         for x in (found, expected)
       )
     )
@@ -112,7 +115,7 @@ class DistilEncoder:
         "hidden_error": (error * weights).sum(),
       },
       tokens=tokens.sum(),
-      routing=routing,
+      routing=found.routing,
       mask=mask,
     )
 

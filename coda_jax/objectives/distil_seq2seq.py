@@ -1,7 +1,7 @@
 """Self-distillation of an encoder-decoder, with a task's text."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from coda_jax.objectives import Batch, Sums, seq2seq, teacher
+from coda_jax.objectives import Batch, Sums, hidden_states, seq2seq, teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,14 @@ class DistilSeq2Seq(seq2seq.Seq2Seq):
     logits: weight of the Kullback-Leibler divergence at each target token.
     hidden: weight of the squared error of the encoder's output, over the
       teacher's mean square; a mean over the rows.
+    hidden_layers: numbers of layers of the encoder whose tokens are compared
+      too, see `hidden_states.error`.
   """
 
   targets: float = 0.0
   logits: float = 1.0
   hidden: float = 1.0
+  hidden_layers: Sequence[int] = ()
 
   def __post_init__(self):
     super().__post_init__()
@@ -37,10 +40,12 @@ class DistilSeq2Seq(seq2seq.Seq2Seq):
     teacher.check_weights(
       "DistilSeq2Seq", {name: getattr(self, name) for name in names}
     )
+    hidden_states.check_layers("DistilSeq2Seq", self.hidden_layers)
 
   def check(self, features: Mapping[str, Any], config: Any) -> None:
     super().check(features, config)
     teacher.check(config)
+    hidden_states.check_config(self.hidden_layers, config)
 
   def constants(self, trained: Any) -> dict[str, Any]:
     return teacher.constants(trained)
@@ -54,19 +59,19 @@ class DistilSeq2Seq(seq2seq.Seq2Seq):
     train: bool,
     rngs: Mapping[str, Array] | None = None,
   ) -> Sums:
-    encoded, logits, routing = _outputs(
+    encoded, logits = self._outputs(
       model, params, batch, train=train, rngs=rngs
     )
-    own = self.sums_of(logits, routing, batch, train=train)
-    expected_encoded, expected_logits, _ = jax.lax.stop_gradient(
-      _outputs(
+    own = self.sums_of(logits, encoded.routing, batch, train=train)
+    expected, expected_logits = jax.lax.stop_gradient(
+      self._outputs(
         teacher.model_of(model), teacher.params_of(params), batch, train=False
       )
     )
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
     divergence = (_divergence(expected_logits, logits) * weights).sum()
     # A row counts by its targets, as in the other terms of the loss.
-    error = teacher.hidden_error(encoded, expected_encoded, own.mask)
+    error = hidden_states.error(encoded, expected, own.mask)
     error = (error * weights.sum(axis=1)).sum()
     return own._replace(
       loss=self.targets * own.loss
@@ -80,38 +85,35 @@ class DistilSeq2Seq(seq2seq.Seq2Seq):
       },
     )
 
-
-def _outputs(
-  model: nn.Module,
-  params: Any,
-  batch: Batch,
-  *,
-  train: bool,
-  rngs: Mapping[str, Array] | None = None,
-) -> tuple[Array, Array, Any]:
-  """The encoder's output, the logits and the routing, see `Transformer`."""
-  given = {"variables": {"params": params}, "rngs": rngs}
-  segments = batch.get("encoder_segment_ids")
-  encoded, routing = model.apply(
-    **given,
-    encoder_input_tokens=batch["encoder_input_tokens"],
-    encoder_segment_ids=segments,
-    enable_dropout=train,
-    return_routing=True,
-    method="encode",
-  )
-  logits = model.apply(
-    **given,
-    encoded=encoded,
-    encoder_input_tokens=batch["encoder_input_tokens"],
-    decoder_input_tokens=batch["decoder_input_tokens"],
-    decoder_target_tokens=batch["decoder_target_tokens"],
-    encoder_segment_ids=segments,
-    decoder_segment_ids=batch.get("decoder_segment_ids"),
-    enable_dropout=train,
-    method="decode",
-  )
-  return encoded, logits, routing
+  def _outputs(
+    self,
+    model: nn.Module,
+    params: Any,
+    batch: Batch,
+    *,
+    train: bool,
+    rngs: Mapping[str, Array] | None = None,
+  ) -> tuple[hidden_states.Encoded, Array]:
+    """The encoder's output and the logits, see `Transformer`."""
+    inputs = {
+      "encoder_input_tokens": batch["encoder_input_tokens"],
+      "encoder_segment_ids": batch.get("encoder_segment_ids"),
+    }
+    encoded = hidden_states.encode(
+      model, params, inputs, self.hidden_layers, train=train, rngs=rngs
+    )
+    logits = model.apply(
+      {"params": params},
+      encoded=encoded.tokens,
+      **inputs,
+      decoder_input_tokens=batch["decoder_input_tokens"],
+      decoder_target_tokens=batch["decoder_target_tokens"],
+      decoder_segment_ids=batch.get("decoder_segment_ids"),
+      enable_dropout=train,
+      method="decode",
+      rngs=rngs,
+    )
+    return encoded, logits
 
 
 def _divergence(expected: Array, found: Array) -> Array:

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
 
 from coda_jax import backbones
 from coda_jax import params as params_lib
@@ -76,25 +75,3 @@ def params_of(params: Any) -> dict[str, Any]:
     if path.startswith(own)
   }
   return params_lib.unflatten(kept)
-
-
-def hidden_error(found: Array, expected: Array, mask: Array) -> Array:
-  """The squared error of hidden states over the teacher's squares.
-
-  Args:
-    found: [batch, length, emb_dim], any float dtype.
-    expected: the teacher's, the same shape.
-    mask: bool [batch, length], True for real tokens.
-
-  Returns:
-    float32 [batch], 0 for a row of padding alone.
-  """
-  found, expected = (x.astype(jnp.float32) for x in (found, expected))
-  squares = sum_of_tokens(jnp.square(expected), mask).sum(axis=-1)
-  error = sum_of_tokens(jnp.square(found - expected), mask).sum(axis=-1)
-  return error / jnp.maximum(squares, 1e-12)
-
-
-def sum_of_tokens(x: Array, mask: Array) -> Array:
-  """[batch, length, d] -> [batch, d], over the real tokens."""
-  return jnp.where(mask[..., None], x, 0.0).sum(axis=1)

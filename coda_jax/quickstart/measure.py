@@ -13,10 +13,10 @@ from coda_jax.quickstart.runs import LENGTHS, Result
 def costs(
   results: Mapping[str, Result], tokens: Array, *, repeats: int
 ) -> dict[str, dict[str, Any]]:
-  """Measures topic models on one batch; all alternatives in one run, in turn.
+  """Measures models on one batch; all alternatives in one run, in turn.
 
   Args:
-    results: {label: topic run}; the first is what others are compared with.
+    results: {label: run}; the first is what others are compared with.
     tokens: int32 [batch, length] of real articles.
     repeats: how often each is timed; the median counts.
 
@@ -40,10 +40,10 @@ def costs(
 
 
 def batch(vocabulary: Any, task: str, texts: list[str]) -> Array:
-  """int32 [len(texts), length]: inputs of "topic" or "headline", tokenised."""
+  """int32 [len(texts), length]: inputs of a task, tokenised."""
   length = LENGTHS[task]["inputs"]
   rows = []
   for text in texts:
-    ids = vocabulary.encode(f"{task}: {text}")[: length - 1] + [1]
+    ids = vocabulary.encode(text)[: length - 1] + [1]
     rows.append(ids + [0] * (length - len(ids)))
   return jnp.asarray(rows, jnp.int32)

@@ -81,8 +81,8 @@ class DistilledModel(models.EncoderDecoderModel):
         path, self.optimizer_def.patterns
       ):
         raise ValueError(
-          f"TRAINED: {path} belongs to the teacher too, and under t5x it has no "
-          "copy; use TRAINED=%params.ADDED_PATTERNS, as "
+          f"TRAINED: {path} belongs to the teacher too, and t5x keeps no copy "
+          "of it; use TRAINED=%params.ADDED_PATTERNS, as "
           "t5x/objectives/distil_seq2seq.gin does"
         )
 

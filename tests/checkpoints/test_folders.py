@@ -162,6 +162,11 @@ def test_an_adapter_that_names_its_model_is_a_model(tmp_path, backbone):
   )
   with pytest.raises(FileNotFoundError, match="does not name its model"):
     coda_jax.load_pretrained(tmp_path / "unnamed")
+  backbone.rename(tmp_path / "elsewhere")
+  with pytest.raises(
+    FileNotFoundError, match=r"named is an adapter of '.*', which is not there"
+  ):
+    coda_jax.load_pretrained(tmp_path / "named")
 
 
 def test_another_model_in_the_place_of_the_named_one(tmp_path, backbone):

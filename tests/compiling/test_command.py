@@ -17,7 +17,7 @@ from coda_jax.t5.network import Transformer
 from coda_jax.testing import tiny_config
 
 TRAIN = (
-  "--gin_file=experiments/bbc_topic_coda_r3.gin",
+  "--gin_file=experiments/bbc_topic_coda.gin",
   "--gin.MODEL_DIR=nowhere",
   "--gin.BATCH_SIZE=4",
   "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}",

@@ -46,6 +46,19 @@ def test_bbc_headline(articles):
   assert task.metric_fns[0](["Title"], ["Title"])["rouge1"] == 1.0
 
 
+def test_bbc_find(articles):
+  task = seqio.TaskRegistry.get(bbc_tasks.bbc_task("find"))
+  dataset = task.get_dataset(LENGTHS, "train", shuffle=False)
+  example = next(dataset.as_numpy_iterator())
+  assert example["inputs_pretokenized"].startswith(b"find: ")
+  (metric,) = task.metric_fns
+  # The first three words decide.
+  assert metric(["a b c d"], ["a b c"]) == {"accuracy": 1.0}
+  assert metric(["a b c", "d e f"], ["a b c", "d e x"]) == {"accuracy": 0.5}
+
+
 def test_unknown_target():
-  with pytest.raises(ValueError, match="expected one of .'headline', 'topic'"):
+  with pytest.raises(
+    ValueError, match="expected one of .'find', 'headline', 'topic'"
+  ):
     bbc_tasks.bbc_task("sentiment")

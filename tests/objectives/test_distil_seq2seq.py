@@ -1,5 +1,7 @@
 """Self-distillation of T5 against NumPy, with the teacher run by itself."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -76,6 +78,57 @@ def test_loss_is_that_of_the_two_models():
   assert sums.metrics["token_accuracy"] == own.metrics["token_accuracy"]
 
 
+def after_layer(coda, params, batch, number, change):
+  """The tokens after a layer, over their root mean square, in float64.
+
+  They are what an encoder of the layers up to it returns, if the scale of its
+  last norm is 1.
+  """
+  config = testing.tiny_config(
+    coda=coda, num_encoder_layers=number + 1, **change
+  )
+  cut = jax.tree.map(lambda leaf: leaf, params)
+  cut["encoder"]["encoder_norm"]["scale"] = np.ones(config.emb_dim, np.float32)
+  tokens = batch["encoder_input_tokens"]
+  return np.float64(
+    Transformer(config).apply(
+      {"params": cut}, tokens, enable_dropout=False, method="encode"
+    )
+  )
+
+
+@pytest.mark.parametrize("change", [{}, {"scan_layers": True, "remat": True}])
+def test_tokens_after_layers_count_by_their_direction(change):
+  coda = dataclasses.replace(CODA, shared_router=False)
+  model = Transformer(testing.tiny_config(coda=coda, **change))
+  _, _, batch = make()
+  params = testing.random_params(model)
+  teacher = params_lib.unflatten(
+    {
+      path: leaf
+      for path, leaf in params_lib.flatten(params).items()
+      if not params_lib.is_added(path)
+    }
+  )
+  plain = DistilSeq2Seq().sums(model, params, batch, train=False)
+  weights = batch["decoder_loss_weights"].sum(axis=1)
+  total = float(plain.metrics["hidden_error"])
+  for layer in (0, 1):
+    found = after_layer(coda, params, batch, layer, change)
+    expected = after_layer(None, teacher, batch, layer, change)
+    for row, tokens in enumerate(batch["encoder_input_tokens"]):
+      a, b = found[row][tokens > 0], expected[row][tokens > 0]
+      total += weights[row] * ((a - b) ** 2).sum() / (b**2).sum()
+  objective = DistilSeq2Seq(hidden_layers=(0, -1))
+  sums = jax.jit(
+    lambda params: objective.sums(model, params, batch, train=False)
+  )(params)
+  np.testing.assert_allclose(sums.metrics["hidden_error"], total / 3, rtol=1e-4)
+  assert float(plain.metrics["divergence"]) == pytest.approx(
+    float(sums.metrics["divergence"]), rel=1e-4
+  )
+
+
 def test_without_routing_and_adapters_it_is_its_teacher():
   model, params, batch = make(CodaConfig(reduction=1, bottleneck_dim=0))
   sums = DistilSeq2Seq().sums(model, params, batch, train=False)
@@ -111,3 +164,9 @@ def test_what_can_not_be():
   )
   with pytest.raises(ValueError, match="self-distillation of a plain model"):
     DistilSeq2Seq().check(features, testing.tiny_config())
+  with pytest.raises(ValueError, match=r"hidden_layers='12'; expected numbers"):
+    DistilSeq2Seq(hidden_layers="12")
+  with pytest.raises(ValueError, match=r"has layers 0 to 1, not \[2\]"):
+    DistilSeq2Seq(hidden_layers=(-2, 2)).check(
+      features, testing.tiny_config(coda=CODA)
+    )

@@ -241,7 +241,7 @@ def test_what_is_refused(folder, roberta):
     embed(folder, "a text")
   with pytest.raises(ValueError, match="batch_size=0; expected a whole number"):
     embed(folder, ["a"], batch_size=0)
-  model, params = coda_jax.load_pretrained("tiny_dense")
+  model, params = coda_jax.load_pretrained("tiny")
   with pytest.raises(ValueError, match="pads with 1, but T5 takes 0"):
     coda_jax.embed(model, params, ["a"], roberta)
   small = coda_jax.Bert(testing.tiny_bert_config(vocab_size=6))

@@ -21,14 +21,23 @@ INSTALL = (
 )
 
 # What tiny_coda was pretrained with; t5x's checkpoints do not say it.
-CODA = {"epsilon": 0.1, "bottleneck_dim": 32}
+CODA = {
+  "layer_reductions": [[0, 1], [-1, 1]],
+  "epsilon": 0.1,
+  "bottleneck_dim": 64,
+  "convolution": 5,
+  "adapter_scale": 100,
+}
 LENGTHS = "{'inputs': 64, 'targets': 8}"
 STEPS = 20
 # No dropout and one order of the data: both engines then do the same.
 MACROS = {
   "REDUCTION": 3,
+  "LAYER_REDUCTIONS": ((0, 1), (-1, 1)),
   "EPSILON": 0.1,
-  "BOTTLENECK_DIM": 32,
+  "BOTTLENECK_DIM": 64,
+  "CONVOLUTION": 5,
+  "ADAPTER_SCALE": 100,
   "DTYPE": "'float32'",
   "BATCH_SIZE": 8,
   "TASK_FEATURE_LENGTHS": LENGTHS,

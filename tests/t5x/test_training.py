@@ -180,13 +180,13 @@ def test_lora_by_adafactor_from_a_dense_checkpoint_and_resumed(start, tmp_path):
       | {"TRAIN_STEPS": steps, "EVAL_PERIOD": 0, "CHECKPOINT_PERIOD": 2},
       MULTIPLY_BY_PARAMETER_SCALE=False,
       MODEL_DIR=f"'{tmp_path}/run'",
-      INITIAL_CHECKPOINT_PATH=f"'{start}/tiny_dense/checkpoint_0'",
+      INITIAL_CHECKPOINT_PATH=f"'{start}/tiny/checkpoint_0'",
       RANDOM_SEED=0,
       DATA_SEED=0,
     )
 
   train(2)
-  dense = leaves_of(start / "tiny_dense/checkpoint_0")
+  dense = leaves_of(start / "tiny/checkpoint_0")
   first = leaves_of(tmp_path / "run/checkpoint_0")
   for path, leaf in dense.items():
     np.testing.assert_array_equal(first[path].read(), leaf.read())

@@ -28,6 +28,10 @@ UNSET = dict.fromkeys(
     "epsilon",
     "soft_top_k_method",
     "bottleneck_dim",
+    "adapter_scale",
+    "convolution",
+    "shared_router",
+    "always_ends",
   )
 )
 
