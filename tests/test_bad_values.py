@@ -247,7 +247,7 @@ def test_values_of_a_table(binding, message, capsys):
       "noise_density=2; expected a number between 0 and 1",
     ),
     (
-      "tiny_pretraining",
+      "span_corruption",
       "tasks.span_corruption_task.mean_span_length=0",
       "mean_span_length=0; expected a number, 1 or more",
     ),

@@ -177,7 +177,7 @@ def test_saved_model_answers_as_generate_does(tmp_path):
   batches = [texts, texts[:1]]
   jobs, wanted = [], []
   for kind, vocabulary, vocab_size, method, lengths in (
-    ("dense", "tiny", 4128, "greedy", (8, 32)),
+    ("dense", "tiny", 8224, "greedy", (8, 32)),
     ("coda", "byt5", 264, "beam", (24,)),
   ):
     arguments, model, params = make(tmp_path, kind, vocab_size)
@@ -225,7 +225,7 @@ GOOD = {"vocabulary": "byt5", "lengths": LENGTH}
     ({"num_beams": 0}, "num_beams=0; expected a whole number, 1 or more"),
     ({"platforms": "cpu,gpu"}, "platforms=['cpu', 'gpu']; expected some of"),
     ({"max_length": 0}, "max_length=0; expected 1 or more"),
-    ({"vocabulary": "tiny"}, "has 4096 tokens, the model only 259"),
+    ({"vocabulary": "tiny"}, "has 8192 tokens, the model only 259"),
     ({"vocabulary": "none.model"}, "no vocabulary 'none.model'"),
     ({"reduction": 2}, "does not route tokens"),
   ],

@@ -164,6 +164,8 @@ def test_every_import_is_declared(installed):
   distributions = metadata.packages_distributions()
   for file in PACKAGE.rglob("*.py"):
     modules = imported(ast.parse(file.read_text()))
+    if file.name == "distilled.py":
+      modules -= {"t5x"}  # which is on no index: docs/t5x.md
     for module in modules - set(sys.stdlib_module_names) - {"coda_jax"}:
       names = distributions.get(module, [module])
       known = {canonicalize_name(name) for name in names}

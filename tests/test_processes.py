@@ -31,7 +31,6 @@ def start(tmp_path):
     "--gin.TARGET_TEMPLATE={label}",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}",
     "--gin.INITIAL_CHECKPOINT_PATH=tiny_coda",
-    "--gin.BOTTLENECK_DIM=32",
     "--gin.BATCH_SIZE=8",
     f"--gin.TRAIN_STEPS={STEPS}",
     "--gin.WARMUP_STEPS=1",

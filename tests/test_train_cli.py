@@ -55,7 +55,7 @@ def test_pretraining_and_then_coda(tmp_path, corpus, capsys):
   last = {}
   for line in lines:
     last |= json.loads(line)
-  assert last["step"] == 3 and 0 < last["eval/loss"] < 20
+  assert last["step"] == 3 and 0 < last["eval/loss"] < 40
   # What it wrote describes the same run: there is nothing left to train.
   again = [f"--gin_file={dense}/config.gin"]
   assert train.main(again) == 0

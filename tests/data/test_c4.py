@@ -55,8 +55,8 @@ def test_english(english):
   assert words(batch) == {"cat"}
   # Corrupted: full inputs, with sentinels, which the targets start with.
   assert (batch["encoder_input_tokens"] > 0).all()
-  np.testing.assert_array_equal(batch["decoder_target_tokens"][:, 0], 4095)
-  assert (batch["encoder_input_tokens"] == 4095).any(axis=1).all()
+  np.testing.assert_array_equal(batch["decoder_target_tokens"][:, 0], 8191)
+  assert (batch["encoder_input_tokens"] == 8191).any(axis=1).all()
   found = inputs.eval_batches(name, "validation", lengths=LENGTHS, batch_size=2)
   assert words(next(found)) == {"dog"}
 

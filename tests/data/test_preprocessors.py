@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from coda_jax.data import preprocessors, vocabularies
 
-LAST_ID = 4095
+LAST_ID = 8191
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_span_corruption_through_seqio(filepattern):
   # Full to the last place, which holds EOS.
   assert (inputs(found)[:, :-1] > 1).all() and (inputs(found)[:, -1] == 1).all()
   targets = found[0]["decoder_target_tokens"]
-  assert targets[0] == 4095 and 1 in targets
+  assert targets[0] == 8191 and 1 in targets
   assert set(seqio.TaskRegistry.get(name).splits) == {"train", "validation"}
 
 

@@ -436,7 +436,7 @@ def test_gin_files(prepare, file):
   bound = bindings(file)
   assert bound["mixture_or_task_name"] == name
   lengths = bound["task_feature_lengths"]
-  config = testing.tiny_config(vocab_size=4096)
+  config = testing.tiny_config(vocab_size=8192)
   inputs.check_task(name, Seq2Seq(), config)
   batch = next(
     inputs.train_batches(name, lengths=lengths, batch_size=2, seed=0)

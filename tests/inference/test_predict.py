@@ -229,7 +229,7 @@ def test_another_model_or_vocabulary_is_not_continued(tmp_path, lines):
   folder, out = tmp_path / "model", tmp_path / "out"
 
   def save(seed, **changes):
-    config = testing.tiny_config(vocab_size=4096, **changes)
+    config = testing.tiny_config(vocab_size=8192, **changes)
     model = coda_jax.Transformer(config)
     model_folder.save_model(folder, config, testing.random_params(model, seed))
 
