@@ -191,3 +191,22 @@ def pytest_runtest_teardown(item, nextitem):
       trim(0)
     _after_forgetting = resident_bytes()
   return result
+
+
+@pytest.fixture
+def small_model(tmp_path):
+  """Arguments of a run that starts from a T5 of test size, with 8192 tokens."""
+  from coda_jax import testing
+  from coda_jax.checkpoints import model_folder
+  from coda_jax.t5.network import Transformer
+
+  sizes = {"emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 24}
+  sizes |= {"num_encoder_layers": 2, "num_decoder_layers": 1}
+  config = testing.tiny_config(vocab_size=8192, **sizes)
+  folder = tmp_path / "small_model"
+  params = testing.random_params(Transformer(config))
+  model_folder.save_model(folder, config, params)
+  return [
+    f"--gin.INITIAL_CHECKPOINT_PATH={folder}",
+    *(f"--gin.config.T5Config.{k}={v}" for k, v in sizes.items()),
+  ]

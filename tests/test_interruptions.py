@@ -16,7 +16,7 @@ STEPS = 20
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, small_model):
   for split in ("train", "validation"):
     rows = "".join(f"{i} is a number,{i % 3}\n" for i in range(50))
     (tmp_path / f"r-{split}.csv").write_text("text,label\n" + rows)
@@ -35,7 +35,7 @@ def start(tmp_path):
         "--gin.INPUT_TEMPLATE={text}",
         "--gin.TARGET_TEMPLATE={label}",
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 4}",
-        "--gin.INITIAL_CHECKPOINT_PATH=tiny_coda",
+        *small_model,
         "--gin.BATCH_SIZE=2",
         f"--gin.TRAIN_STEPS={train_steps}",
         "--gin.WARMUP_STEPS=1",
