@@ -38,6 +38,7 @@ def start(tmp_path, small_model):
     "--gin.EVAL_PERIOD=0",
     "--gin.LOG_PERIOD=1",
     "--gin.DTYPE=float32",
+    "--gin.loop.train.predict=False",
     f"--gin.MESH={MESH}",
   ]
   started = []
